@@ -1,0 +1,123 @@
+"""
+Errors, and what a caller can do about each.
+
+KalshiBookError
+├── WireError           a message cannot be read: it is quarantined, fix the producer
+├── SettingsError       a setting is unknown or unfit: fix the configuration
+├── FeedError           the feed cannot run at all: fix its configuration
+├── ReadError           a read was refused
+│   ├── UnknownMarket   fix the ticker, or wait until the market appears
+│   ├── NotReady        wait: no snapshot yet, or the offset asked for is not reached
+│   ├── Stale           data exists but is in doubt or older than allowed
+│   └── VersionGone     ask for a version or a time that is still kept
+└── StoreError          the store is used against its rules: a bug in the caller
+"""
+
+
+class KalshiBookError(Exception):
+    """Base of everything that kalshibook raises on purpose."""
+
+
+class WireError(KalshiBookError):
+    """
+    A frame, an envelope or a number on the wire cannot be read.
+
+    Attributes:
+        path: where in the message, as a JSON path such as ``$.payload.msg.price_dollars``.
+        reason: what was found and what was expected.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class SettingsError(KalshiBookError):
+    """A setting is unknown, malformed or contradicts another one."""
+
+
+class FeedError(KalshiBookError):
+    """A feed cannot run with what it was given; retrying will not help."""
+
+
+class ReadError(KalshiBookError):
+    """A read was refused; the store itself is well."""
+
+
+class UnknownMarket(ReadError):  # noqa: N818 - reads as the fact it states
+    """
+    No message has ever named this market.
+
+    Attributes:
+        ticker: the market asked for.
+    """
+
+    def __init__(self, ticker: str) -> None:
+        super().__init__(f"market {ticker!r} is unknown; tickers are case-sensitive, search lists all known ones")
+        self.ticker = ticker
+
+
+class NotReady(ReadError):  # noqa: N818
+    """
+    The store has not reached what was asked for; the same read may succeed later.
+
+    Attributes:
+        ticker: the market asked for, or None when the whole store is behind.
+        partition: the Kafka partition that is behind, or None.
+        expected: the offset asked for, or None.
+        reached: the next offset that will be consumed, or None.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        ticker: str | None = None,
+        partition: int | None = None,
+        expected: int | None = None,
+        reached: int | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.ticker = ticker
+        self.partition = partition
+        self.expected = expected
+        self.reached = reached
+
+
+class Stale(ReadError):  # noqa: N818
+    """
+    A book exists but is in doubt, or older than the caller allows.
+
+    Attributes:
+        ticker: the market asked for.
+        age_ms: milliseconds since the market's last message, or None when its time is unknown.
+        max_age_ms: the bound that was exceeded, or None when the book is stale whatever its age.
+        reason: why.
+    """
+
+    def __init__(self, ticker: str, reason: str, *, age_ms: int | None, max_age_ms: int | None) -> None:
+        super().__init__(f"market {ticker!r} is stale: {reason}")
+        self.ticker = ticker
+        self.reason = reason
+        self.age_ms = age_ms
+        self.max_age_ms = max_age_ms
+
+
+class VersionGone(ReadError):  # noqa: N818
+    """
+    The version or the time asked for is not kept.
+
+    Attributes:
+        oldest: the oldest version number that is kept.
+        newest: the newest version number.
+    """
+
+    def __init__(self, reason: str, *, oldest: int, newest: int) -> None:
+        super().__init__(f"{reason}; versions {oldest} to {newest} are kept, the older ones in steps")
+        self.oldest = oldest
+        self.newest = newest
+
+
+class StoreError(KalshiBookError):
+    """The store is used against its rules, for example by a second writer."""

@@ -1,0 +1,51 @@
+"""Kalshi's frames and the Kafka envelope: typed structs, decode, encode. Pure."""
+
+from kalshibook.wire.envelope import (
+    ENVELOPE_VERSION as ENVELOPE_VERSION,
+    Envelope as Envelope,
+    EnvelopeHead as EnvelopeHead,
+    decode_envelope as decode_envelope,
+    encode_envelope as encode_envelope,
+)
+from kalshibook.wire.events import (
+    BookDelta as BookDelta,
+    BookSnapshot as BookSnapshot,
+    EventFrame as EventFrame,
+    MarketLifecycle as MarketLifecycle,
+    Other as Other,
+    PriceRange as PriceRange,
+    Side as Side,
+    Ticker as Ticker,
+    Trade as Trade,
+    WireEvent as WireEvent,
+)
+from kalshibook.wire.frames import (
+    Frame as Frame,
+    FrameHead as FrameHead,
+    decode_frame as decode_frame,
+    decode_head as decode_head,
+    read_frame as read_frame,
+)
+
+__all__ = [
+    "ENVELOPE_VERSION",
+    "BookDelta",
+    "BookSnapshot",
+    "Envelope",
+    "EnvelopeHead",
+    "EventFrame",
+    "Frame",
+    "FrameHead",
+    "MarketLifecycle",
+    "Other",
+    "PriceRange",
+    "Side",
+    "Ticker",
+    "Trade",
+    "WireEvent",
+    "decode_envelope",
+    "decode_frame",
+    "decode_head",
+    "encode_envelope",
+    "read_frame",
+]

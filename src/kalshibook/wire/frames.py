@@ -1,0 +1,562 @@
+"""
+Kalshi's WebSocket frames: typed, decoded in one pass, and read into fixed-point events.
+
+Field names and shapes: Kalshi WebSocket reference, channels `orderbook_delta`, `ticker`, `trade`,
+`market_lifecycle_v2` (autumn 2026). Legacy shapes in cents (before March 2026) are read too; where
+one frame carries several encodings exactly one is read, the most precise, chosen by key name.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from kalshibook.errors import WireError
+from kalshibook.numbers import (
+    CENTS_PER_CONTRACT,
+    MAX_SIZE,
+    ONE_DOLLAR,
+    TICKS_PER_CENT,
+    parse_level_price,
+    parse_price,
+    parse_size,
+    parse_size_change,
+)
+from kalshibook.wire.events import (
+    BookDelta,
+    BookSnapshot,
+    EventFrame,
+    LifecycleEvent,
+    MarketLifecycle,
+    Other,
+    PriceRange,
+    Side,
+    Ticker,
+    Trade,
+    WireEvent,
+)
+
+__all__ = ["FRAME_TYPES", "Frame", "FrameHead", "decode_frame", "decode_head", "read_frame"]
+
+Pairs: TypeAlias = list[tuple[str, str]]
+CentPairs: TypeAlias = list[tuple[int, int]]
+DollarPairs: TypeAlias = list[tuple[str, int]]
+
+
+class SnapshotMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of an `orderbook_snapshot`."""
+
+    market_ticker: str
+    yes_dollars_fp: Pairs | None | UnsetType = UNSET
+    no_dollars_fp: Pairs | None | UnsetType = UNSET
+    yes_dollars: DollarPairs | None | UnsetType = UNSET
+    no_dollars: DollarPairs | None | UnsetType = UNSET
+    yes: CentPairs | None | UnsetType = UNSET
+    no: CentPairs | None | UnsetType = UNSET
+
+
+class DeltaMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of an `orderbook_delta`."""
+
+    market_ticker: str
+    side: Side
+    price_dollars: str | UnsetType = UNSET
+    delta_fp: str | UnsetType = UNSET
+    ts_ms: int | None = None
+    ts: str | int | None = None
+    price: int | UnsetType = UNSET
+    delta: int | UnsetType = UNSET
+
+
+class TickerMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of a `ticker`."""
+
+    market_ticker: str
+    price_dollars: str | UnsetType = UNSET
+    last_trade_size_fp: str | UnsetType = UNSET
+    volume_fp: str | UnsetType = UNSET
+    open_interest_fp: str | UnsetType = UNSET
+    dollar_volume: int | None = None
+    dollar_open_interest: int | None = None
+    ts_ms: int | None = None
+    ts: str | int | None = None
+    price: int | UnsetType = UNSET
+    volume: int | UnsetType = UNSET
+    open_interest: int | UnsetType = UNSET
+
+
+class TradeMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of a `trade`."""
+
+    trade_id: str
+    market_ticker: str
+    yes_price_dollars: str | UnsetType = UNSET
+    no_price_dollars: str | UnsetType = UNSET
+    count_fp: str | UnsetType = UNSET
+    taker_outcome_side: Side | None = None
+    taker_book_side: Literal["bid", "ask"] | None = None
+    taker_side: Side | None = None
+    is_block_trade: bool = False
+    ts_ms: int | None = None
+    ts: str | int | None = None
+    yes_price: int | UnsetType = UNSET
+    no_price: int | UnsetType = UNSET
+    count: int | UnsetType = UNSET
+
+
+class PriceRangeMessage(msgspec.Struct, frozen=True, gc=False):
+    """One element of `price_ranges`."""
+
+    start: str
+    end: str
+    step: str
+
+
+class AdditionalMetadata(msgspec.Struct, frozen=True, gc=False):
+    """`additional_metadata` of a `created` lifecycle message, as far as it is used."""
+
+    event_ticker: str | None = None
+    title: str | None = None
+
+
+class LifecycleMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of a `market_lifecycle_v2` or `multivariate_market_lifecycle`."""
+
+    market_ticker: str
+    event_type: str
+    open_ts: int | None = None
+    close_ts: int | None = None
+    result: str | None = None
+    settlement_value: str | None = None
+    determination_ts: int | None = None
+    settled_ts: int | None = None
+    price_ranges: list[PriceRangeMessage] | None = None
+    additional_metadata: AdditionalMetadata | None = None
+
+
+class EventMessage(msgspec.Struct, frozen=True, gc=False):
+    """`msg` of an `event_lifecycle` or `event_fee_update`."""
+
+    event_ticker: str
+
+
+class FrameHead(msgspec.Struct, frozen=True, gc=False):
+    """The keys that every frame may carry, whatever its type."""
+
+    type: str
+    sid: int | None = None
+    seq: int | None = None
+    sending_ts_ms: int | None = None
+
+
+class _Frame(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
+    sid: int | None = None
+    seq: int | None = None
+    sending_ts_ms: int | None = None
+
+
+class SnapshotFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="orderbook_snapshot"):
+    """`orderbook_snapshot`."""
+
+    msg: SnapshotMessage
+
+
+class DeltaFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="orderbook_delta"):
+    """`orderbook_delta`."""
+
+    msg: DeltaMessage
+
+
+class TickerFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="ticker"):
+    """`ticker`."""
+
+    msg: TickerMessage
+
+
+# Bodies of the types below are passed on to subscribers, so they are kept as they came
+# and read a second time; these frames are rare beside deltas.
+class TradeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="trade"):
+    """`trade`."""
+
+    msg: msgspec.Raw
+
+
+class LifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="market_lifecycle_v2"):
+    """`market_lifecycle_v2`."""
+
+    msg: msgspec.Raw
+
+
+class ComboLifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="multivariate_market_lifecycle"):
+    """`multivariate_market_lifecycle`."""
+
+    msg: msgspec.Raw
+
+
+class EventLifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_lifecycle"):
+    """`event_lifecycle`."""
+
+    msg: msgspec.Raw
+
+
+class EventFeeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_fee_update"):
+    """`event_fee_update`."""
+
+    msg: msgspec.Raw
+
+
+class SubscribedFrame(_Frame, frozen=True, gc=False, tag="subscribed"):
+    """`subscribed`: carries no number."""
+
+
+class OkFrame(_Frame, frozen=True, gc=False, tag="ok"):
+    """`ok`: takes a number of its sid, but for the list reply, which has no sid."""
+
+
+class UnsubscribedFrame(_Frame, frozen=True, gc=False, tag="unsubscribed"):
+    """`unsubscribed`: the sid's last number."""
+
+
+class ErrorFrame(_Frame, frozen=True, gc=False, tag="error"):
+    """`error`: takes a number when it is scoped to a sid."""
+
+
+Frame: TypeAlias = (
+    SnapshotFrame
+    | DeltaFrame
+    | TickerFrame
+    | TradeFrame
+    | LifecycleFrame
+    | ComboLifecycleFrame
+    | EventLifecycleFrame
+    | EventFeeFrame
+    | SubscribedFrame
+    | OkFrame
+    | UnsubscribedFrame
+    | ErrorFrame
+)
+
+FRAME_TYPES: Final = frozenset(str(frame.__struct_config__.tag) for frame in get_args(Frame))
+
+_frame_decoder = msgspec.json.Decoder(Frame)
+_head_decoder = msgspec.json.Decoder(FrameHead)
+_object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_trade_decoder = msgspec.json.Decoder(TradeMessage)
+_lifecycle_decoder = msgspec.json.Decoder(LifecycleMessage)
+_event_decoder = msgspec.json.Decoder(EventMessage)
+
+T = TypeVar("T")
+
+_MESSAGE_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+def wire_error(error: Exception, path: str = "$") -> WireError:
+    """Turn msgspec's error into ours: same reason, its path below `path`."""
+    match = _MESSAGE_PATH.match(str(error))
+    found, reason = (match["path"], match["reason"]) if match else (None, str(error))
+    return WireError(path + (found or "$")[1:], reason)
+
+
+def _decode(decode: Callable[[bytes | str | msgspec.Raw], T], data: bytes | str | msgspec.Raw, path: str) -> T:
+    try:
+        return decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise wire_error(error, path) from None
+
+
+def decode_head(data: bytes | str, path: str = "$") -> FrameHead:
+    """
+    Read only what every frame has, also of types that are not known here.
+
+    Raises:
+        WireError: not JSON, not an object, without a `type`, or a key of the wrong type.
+    """
+    return _decode(_head_decoder.decode, data, path)
+
+
+def decode_frame(data: bytes | str, path: str = "$") -> Frame | Other:
+    """
+    Decode one frame; a type that is not known here becomes `Other`.
+
+    Raises:
+        WireError: not JSON, not a frame, or a field that does not fit, with the field's path.
+    """
+    try:
+        return _frame_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        head = _head_decoder_or_none(data)
+        if head is not None and head.type not in FRAME_TYPES:
+            return Other(head.type)
+        raise wire_error(error, path) from None
+
+
+def _head_decoder_or_none(data: bytes | str) -> FrameHead | None:
+    try:
+        return _head_decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def read_frame(frame: Frame | Other, path: str = "$") -> WireEvent:
+    """
+    Turn a decoded frame into its event: strings become fixed-point numbers, one encoding is chosen.
+
+    Raises:
+        WireError: a number or a combination of fields that cannot be read; never a silent 0.
+    """
+    if type(frame) is DeltaFrame:
+        return _read_delta(frame, path)
+    if type(frame) is Other:
+        return frame
+    seq = frame.seq  # type: ignore[union-attr]  # Other has returned
+    if seq is not None and seq < 1:
+        raise WireError(f"{path}.seq", f"{seq} is not a sequence number; they start at 1")
+    reader = _READERS.get(type(frame))
+    return Other(str(frame.__struct_config__.tag)) if reader is None else reader(frame, path)
+
+
+def _read_delta(frame: DeltaFrame, path: str) -> BookDelta:
+    if frame.seq is not None and frame.seq < 1:
+        raise WireError(f"{path}.seq", f"{frame.seq} is not a sequence number; they start at 1")
+    message = frame.msg
+    if not message.market_ticker:
+        raise WireError(f"{path}.msg.market_ticker", "the ticker is empty")
+    if message.price_dollars is not UNSET:
+        price = parse_level_price(message.price_dollars, f"{path}.msg.price_dollars")
+    elif message.price is not UNSET:
+        price = _level_cents(message.price, f"{path}.msg.price")
+    else:
+        raise WireError(f"{path}.msg", "neither price_dollars nor price is there: the format is not known")
+    if message.delta_fp is not UNSET:
+        change = parse_size_change(message.delta_fp, f"{path}.msg.delta_fp")
+    elif message.delta is not UNSET:
+        change = _contracts(message.delta, f"{path}.msg.delta")
+    else:
+        raise WireError(f"{path}.msg", "neither delta_fp nor delta is there: the format is not known")
+    exchange_us = _exchange_us(message.ts_ms, message.ts, f"{path}.msg.ts")
+    return BookDelta(message.market_ticker, message.side, price, change, exchange_us)
+
+
+def _read_snapshot(frame: SnapshotFrame, path: str) -> BookSnapshot:
+    message, at = frame.msg, f"{path}.msg"
+    if not message.market_ticker:
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
+    # The newest encoding that either side carries is the frame's encoding: a side whose key
+    # is missing in it is empty, and is not looked for in an older one.
+    if message.yes_dollars_fp is not UNSET or message.no_dollars_fp is not UNSET:
+        yes = _levels(message.yes_dollars_fp, f"{at}.yes_dollars_fp", parse_level_price, parse_size)
+        no = _levels(message.no_dollars_fp, f"{at}.no_dollars_fp", parse_level_price, parse_size)
+    elif message.yes_dollars is not UNSET or message.no_dollars is not UNSET:
+        yes = _levels(message.yes_dollars, f"{at}.yes_dollars", parse_level_price, _resting_contracts)
+        no = _levels(message.no_dollars, f"{at}.no_dollars", parse_level_price, _resting_contracts)
+    else:
+        yes = _levels(message.yes, f"{at}.yes", _level_cents, _resting_contracts)
+        no = _levels(message.no, f"{at}.no", _level_cents, _resting_contracts)
+    return BookSnapshot(message.market_ticker, yes, no, _milliseconds(frame.sending_ts_ms))
+
+
+def _levels(
+    pairs: list[tuple[Any, Any]] | None | UnsetType,
+    path: str,
+    read_price: Callable[[Any, str], int],
+    read_size: Callable[[Any, str], int],
+) -> tuple[tuple[int, int], ...]:
+    if not pairs:
+        return ()
+    levels: dict[int, int] = {}
+    for index, (price_found, size_found) in enumerate(pairs):
+        price = read_price(price_found, f"{path}[{index}][0]")
+        if price in levels:
+            raise WireError(f"{path}[{index}][0]", f"price {price_found!r} stands twice; neither is chosen")
+        levels[price] = read_size(size_found, f"{path}[{index}][1]")
+    return tuple((price, size) for price, size in levels.items() if size)
+
+
+def _read_ticker(frame: TickerFrame, path: str) -> Ticker:
+    message, at = frame.msg, f"{path}.msg"
+    if not message.market_ticker:
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
+    last_price: int | None = None
+    if message.price_dollars is not UNSET:
+        # An empty string means never traded (seen live in November 2025).
+        last_price = parse_price(message.price_dollars, f"{at}.price_dollars") if message.price_dollars else None
+    elif message.price is not UNSET:
+        last_price = _cents(message.price, f"{at}.price")
+    return Ticker(
+        message.market_ticker,
+        last_price or None,
+        _optional_size(message.last_trade_size_fp, f"{at}.last_trade_size_fp"),
+        _optional_size(message.volume_fp, f"{at}.volume_fp", message.volume),
+        _optional_size(message.open_interest_fp, f"{at}.open_interest_fp", message.open_interest),
+        message.dollar_volume,
+        message.dollar_open_interest,
+        _exchange_us(message.ts_ms, message.ts, f"{at}.ts"),
+    )
+
+
+def _read_trade(frame: TradeFrame, path: str) -> Trade:
+    at = f"{path}.msg"
+    message = _decode(_trade_decoder.decode, frame.msg, at)
+    if not message.market_ticker:
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
+    if message.yes_price_dollars is not UNSET:
+        yes_price = parse_price(message.yes_price_dollars, f"{at}.yes_price_dollars")
+    elif message.yes_price is not UNSET:
+        yes_price = _cents(message.yes_price, f"{at}.yes_price")
+    else:
+        raise WireError(at, "neither yes_price_dollars nor yes_price is there: the format is not known")
+    no_price = ONE_DOLLAR - yes_price
+    if message.no_price_dollars is not UNSET:
+        no_price = parse_price(message.no_price_dollars, f"{at}.no_price_dollars")
+    elif message.no_price is not UNSET:
+        no_price = _cents(message.no_price, f"{at}.no_price")
+    if message.count_fp is not UNSET:
+        size = parse_size(message.count_fp, f"{at}.count_fp")
+    elif message.count is not UNSET:
+        size = _resting_contracts(message.count, f"{at}.count")
+    else:
+        raise WireError(at, "neither count_fp nor count is there: the format is not known")
+    taker: Side | None = message.taker_outcome_side or message.taker_side
+    if taker is None and message.taker_book_side is not None:
+        taker = "yes" if message.taker_book_side == "bid" else "no"
+    return Trade(
+        message.market_ticker,
+        message.trade_id,
+        yes_price,
+        size,
+        taker,
+        message.is_block_trade,
+        yes_price + no_price == ONE_DOLLAR,
+        _exchange_us(message.ts_ms, message.ts, f"{at}.ts"),
+        _public_body(frame.msg),
+    )
+
+
+def _read_lifecycle(frame: LifecycleFrame | ComboLifecycleFrame, path: str) -> WireEvent:
+    at = f"{path}.msg"
+    message = _decode(_lifecycle_decoder.decode, frame.msg, at)
+    if not message.market_ticker:
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
+    channel = str(frame.__struct_config__.tag)
+    if message.event_type not in _LIFECYCLE_EVENTS:
+        return Other(f"{channel}/{message.event_type}")
+    ranges = message.price_ranges
+    value = message.settlement_value
+    extra = message.additional_metadata
+    happened_s = message.determination_ts or message.settled_ts
+    return MarketLifecycle(
+        message.market_ticker,
+        message.event_type,  # type: ignore[arg-type]  # checked just above
+        channel,  # type: ignore[arg-type]  # the tag of either frame type
+        _seconds(message.open_ts),
+        _seconds(message.close_ts),
+        message.result,
+        None if value is None else parse_price(value, f"{at}.settlement_value"),
+        extra.event_ticker if extra else None,
+        extra.title if extra else None,
+        None if ranges is None else tuple(_range(item, f"{at}.price_ranges[{n}]") for n, item in enumerate(ranges)),
+        _milliseconds(frame.sending_ts_ms) or _seconds(happened_s),
+        bytes(frame.msg),
+    )
+
+
+def _range(item: PriceRangeMessage, path: str) -> PriceRange:
+    return PriceRange(
+        parse_price(item.start, f"{path}.start"),
+        parse_price(item.end, f"{path}.end"),
+        parse_price(item.step, f"{path}.step"),
+    )
+
+
+def _read_event(frame: EventLifecycleFrame | EventFeeFrame, path: str) -> EventFrame:
+    message = _decode(_event_decoder.decode, frame.msg, f"{path}.msg")
+    kind: Any = str(frame.__struct_config__.tag)
+    return EventFrame(message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), bytes(frame.msg))
+
+
+_READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
+    SnapshotFrame: _read_snapshot,
+    TickerFrame: _read_ticker,
+    TradeFrame: _read_trade,
+    LifecycleFrame: _read_lifecycle,
+    ComboLifecycleFrame: _read_lifecycle,
+    EventLifecycleFrame: _read_event,
+    EventFeeFrame: _read_event,
+}
+
+_LIFECYCLE_EVENTS: Final = frozenset(get_args(LifecycleEvent))
+
+# What the exchange tells the owner of an order only; it must not reach other subscribers.
+_OWNER_FIELDS: Final = ("client_order_id", "subaccount", "last_update_reason")
+
+
+def _public_body(body: msgspec.Raw) -> bytes:
+    raw = bytes(body)
+    if not any(field.encode() in raw for field in _OWNER_FIELDS):
+        return raw
+    fields = _object_decoder.decode(raw)
+    return msgspec.json.encode({name: value for name, value in fields.items() if name not in _OWNER_FIELDS})
+
+
+def _cents(found: int, path: str) -> int:
+    if not 0 <= found <= ONE_DOLLAR // TICKS_PER_CENT:
+        raise WireError(path, f"{found} is not a price in cents, 0 to 100")
+    return found * TICKS_PER_CENT
+
+
+def _level_cents(found: int, path: str) -> int:
+    price = _cents(found, path)
+    if not 0 < price < ONE_DOLLAR:
+        raise WireError(path, f"{found} is not between 0 and 100 cents, where levels rest")
+    return price
+
+
+def _contracts(found: int, path: str) -> int:
+    size = found * CENTS_PER_CONTRACT
+    if abs(size) > MAX_SIZE:
+        raise WireError(path, f"{found} contracts do not fit 64 bits")
+    return size
+
+
+def _resting_contracts(found: int, path: str) -> int:
+    size = _contracts(found, path)
+    if size < 0:
+        raise WireError(path, f"{found} contracts is negative")
+    return size
+
+
+def _optional_size(text: str | UnsetType, path: str, contracts: int | UnsetType = UNSET) -> int | None:
+    if text is not UNSET:
+        return parse_size(text, path)
+    if contracts is not UNSET:
+        return _resting_contracts(contracts, path)
+    return None
+
+
+def _milliseconds(milliseconds: int | None) -> int | None:
+    return None if milliseconds is None else milliseconds * 1_000
+
+
+def _seconds(seconds: int | None) -> int | None:
+    return None if seconds is None else seconds * 1_000_000
+
+
+def _exchange_us(ts_ms: int | None, ts: str | int | None, path: str) -> int | None:
+    """Choose the preferred `ts_ms`; else `ts`, which is RFC 3339 text on deltas and whole seconds elsewhere."""
+    if ts_ms is not None:
+        return ts_ms * 1_000
+    if ts is None:
+        return None
+    if isinstance(ts, int):
+        return ts * 1_000_000
+    try:
+        moment = datetime.fromisoformat(ts)
+    except ValueError:
+        raise WireError(path, f"{ts!r} is not an RFC 3339 time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds, microseconds = int(moment.replace(microsecond=0).timestamp()), moment.microsecond
+    return seconds * 1_000_000 + microseconds
