@@ -45,7 +45,7 @@ class ReadError(KalshiBookError):
     """A read was refused; the store itself is well."""
 
 
-class UnknownMarket(ReadError):  # noqa: N818 - reads as the fact it states
+class UnknownMarket(ReadError, KeyError):  # noqa: N818 - reads as the fact it states
     """
     No message has ever named this market.
 
@@ -54,7 +54,9 @@ class UnknownMarket(ReadError):  # noqa: N818 - reads as the fact it states
     """
 
     def __init__(self, ticker: str) -> None:
-        super().__init__(f"market {ticker!r} is unknown; tickers are case-sensitive, search lists all known ones")
+        super().__init__(
+            f"market {ticker!r} is unknown; tickers are case-sensitive, search lists all known ones"
+        )
         self.ticker = ticker
 
 

@@ -177,7 +177,9 @@ class Book(msgspec.Struct, frozen=True, gc=False):
 def awaiting_book(ticker: str, number: int) -> Book:
     """Return the book of a market of which nothing is known but its name."""
     market = Market(ticker, number)
-    return Book(market, EMPTY_LADDER, EMPTY_LADDER, Condition.AWAITING, None, None, None, None, 0, NO_ACTIVITY)
+    return Book(
+        market, EMPTY_LADDER, EMPTY_LADDER, Condition.AWAITING, None, None, None, None, 0, NO_ACTIVITY
+    )
 
 
 def top_changed(old: Book, new: Book) -> bool:

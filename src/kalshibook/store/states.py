@@ -13,7 +13,16 @@ lives on below it, so a market that reopens is as trustworthy as it was.
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["COPIES", "OVER", "STATUSES", "Condition", "CopyEvent", "MarketStatus", "StatusEvent", "condition_of"]
+__all__ = [
+    "COPIES",
+    "OVER",
+    "STATUSES",
+    "Condition",
+    "CopyEvent",
+    "MarketStatus",
+    "StatusEvent",
+    "condition_of",
+]
 
 
 class Condition(StrEnum):

@@ -1,0 +1,225 @@
+"""
+Change notices: bounded per reader, conflating, and never in the writer's way.
+
+A reader holds a queue of what changed. When it is full, the queue is folded to one entry a
+market, whose old book is the first and whose new book the newest; so what a reader can hold is
+bounded by its capacity or the number of markets, whatever the writer does. What cannot be folded
+(trades, lifecycle messages) is then dropped, counted, and told with the next batch.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import msgspec
+
+from kalshibook.store.book import Book
+from kalshibook.wire import EventFrame, MarketLifecycle, Trade, WireEvent
+
+__all__ = ["Change", "ChangeBatch", "ChangeReader", "Notice"]
+
+
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """One market changed: its book before and after, and why."""
+
+    old: Book
+    new: Book
+    """`new.version` tells the store's version when the book itself changed."""
+    event: WireEvent | None
+    """The message that caused it; None for a step of time, a doubt, or several causes."""
+    merged: int
+    """How many changes this one stands for."""
+    version: int
+    """The store's version that this change made."""
+
+
+Notice: TypeAlias = Change | EventFrame
+
+
+class ChangeBatch(msgspec.Struct, frozen=True):
+    """What a reader takes at once, in order."""
+
+    changes: Sequence[Notice]
+    conflated: int
+    """How many changes were folded into others since the last batch."""
+    lost: int
+    """How many trades, lifecycle and event messages were dropped since the last batch."""
+
+
+class ChangeReader:
+    """
+    One consumer's view of what changes; from `BookStore.changes`.
+
+    Take batches from a plain thread (`take`), from asyncio (`asyncio`), or from any event loop by
+    giving a `wake` that tells it to call `take_nowait`.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        wake: Callable[[], None] | None,
+        on_close: Callable[["ChangeReader"], None],
+        on_overflow: Callable[[int], None],
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity {capacity} must be at least 1")
+        self._capacity = capacity
+        self._wake = wake
+        self._on_close = on_close
+        self._on_overflow = on_overflow
+        self._condition = threading.Condition()
+        self._queue: list[Notice] = []
+        self._folded: dict[int, Change] | None = None
+        self._conflated = 0
+        self._lost = 0
+        self._total_conflated = 0
+        self._total_lost = 0
+        self._closed = False
+
+    @property
+    def total_conflated(self) -> int:
+        """How many changes were folded into others since the start."""
+        return self._total_conflated
+
+    @property
+    def total_lost(self) -> int:
+        """How many notices were dropped since the start."""
+        return self._total_lost
+
+    def __enter__(self) -> Self:
+        """Return the reader."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    def close(self) -> None:
+        """Stop collecting; a waiting `take` returns None."""
+        with self._condition:
+            self._closed = True
+            self._queue, self._folded = [], None
+            self._condition.notify_all()
+            wake = self._wake
+        self._on_close(self)
+        if wake is not None:
+            wake()
+
+    def take_nowait(self) -> ChangeBatch | None:
+        """Return all that waits, or None when nothing does."""
+        with self._condition:
+            return self._take()
+
+    def take(self, timeout: float | None = None) -> ChangeBatch | None:
+        """
+        Wait for changes on a plain thread.
+
+        Args:
+            timeout: seconds to wait at most; None waits until there is something.
+
+        Returns:
+            All that waits, or None when the time is over or the reader is closed.
+        """
+        with self._condition:
+            self._condition.wait_for(lambda: self._pending() or self._closed, timeout)
+            return self._take()
+
+    async def asyncio(self) -> AsyncIterator[ChangeBatch]:
+        """Yield batches on the running asyncio loop until the reader is closed."""
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def wake() -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(arrived.set)
+
+        with self._condition:
+            self._wake = wake
+            if self._pending() or self._closed:
+                arrived.set()
+        while True:
+            await arrived.wait()
+            # Cleared before taking: what arrives in between sets it again.
+            arrived.clear()
+            batch = self.take_nowait()
+            if batch is not None:
+                yield batch
+            elif self._closed:
+                return
+
+    def give_back(self, batch: ChangeBatch) -> None:
+        """Put a batch that could not be passed on in front again; it is folded if there is no room."""
+        with self._condition:
+            later, folded = self._queue, self._folded
+            self._queue, self._folded = list(batch.changes), None
+            self._conflated += batch.conflated
+            self._lost += batch.lost
+            if folded is not None:
+                self._fold(list(folded.values()))
+            self._extend(later)
+
+    def put(self, changes: Sequence[Notice]) -> None:
+        """Add what one batch of the writer changed, in order; wakes the consumer once."""
+        with self._condition:
+            if self._closed:
+                return
+            was_pending = self._pending()
+            self._extend(changes)
+            if was_pending:
+                return
+            self._condition.notify()
+            wake = self._wake
+        # Outside the lock: whatever wakes a loop may itself take time or a lock.
+        if wake is not None:
+            wake()
+
+    def _pending(self) -> bool:
+        return bool(self._queue or self._folded or self._lost)
+
+    def _take(self) -> ChangeBatch | None:
+        if not self._pending():
+            return None
+        changes: Sequence[Notice] = self._queue if self._folded is None else list(self._folded.values())
+        batch = ChangeBatch(changes, self._conflated, self._lost)
+        self._queue, self._folded = [], None
+        self._conflated = self._lost = 0
+        return batch
+
+    def _extend(self, changes: Sequence[Notice]) -> None:
+        if self._folded is None and len(self._queue) + len(changes) <= self._capacity:
+            self._queue.extend(changes)
+            return
+        if changes:
+            self._fold(changes)
+
+    def _fold(self, changes: Sequence[Notice]) -> None:
+        before = self._conflated
+        if self._folded is None:
+            queue, self._queue, self._folded = self._queue, [], {}
+            self._on_overflow(len(queue) + len(changes))
+            self._fold_all(queue, self._folded)
+        self._fold_all(changes, self._folded)
+        self._total_conflated += self._conflated - before
+
+    def _fold_all(self, changes: Sequence[Notice], folded: dict[int, Change]) -> None:
+        for notice in changes:
+            if isinstance(notice, EventFrame):
+                self._lose(1)
+                continue
+            number = notice.new.market.number
+            first = folded.get(number)
+            if first is None:
+                folded[number] = notice
+                continue
+            self._lose(isinstance(first.event, Trade | MarketLifecycle))
+            self._lose(isinstance(notice.event, Trade | MarketLifecycle))
+            folded[number] = Change(first.old, notice.new, None, first.merged + notice.merged, notice.version)
+            self._conflated += 1
+
+    def _lose(self, count: int) -> None:
+        self._lost += count
+        self._total_lost += count

@@ -1,0 +1,158 @@
+"""One immutable version of the whole store, and how it is read."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+import msgspec
+from pyrsistent import PVector, pvector
+
+from kalshibook.errors import UnknownMarket
+from kalshibook.store.book import Book, TopOfBook
+from kalshibook.store.directory import Directory
+from kalshibook.store.nested import NestedVector
+
+__all__ = ["EMPTY_VERSION", "ConditionCounts", "Cut", "StoreVersion", "Tops"]
+
+
+class ConditionCounts(msgspec.Struct, frozen=True, gc=False):
+    """How many markets are in each condition."""
+
+    awaiting: int = 0
+    live: int = 0
+    stale: int = 0
+    closed: int = 0
+
+
+class StoreVersion(msgspec.Struct, frozen=True, gc=False):
+    """Everything that changes together, published by one reference assignment."""
+
+    number: int
+    books: NestedVector[Book]
+    offsets: PVector[int]
+    """Next offset to consume by partition; -1 where nothing was consumed."""
+    applied_us: int
+    ready: bool
+    counts: ConditionCounts
+
+
+EMPTY_VERSION = StoreVersion(0, NestedVector.empty(), pvector(), 0, False, ConditionCounts())
+
+
+class Tops(msgspec.Struct, frozen=True):
+    """Tops of several books, all from one version."""
+
+    cut: "Cut"
+    tops: list[TopOfBook]
+    """In the order asked for, each market once."""
+    missing: list[str]
+    """Tickers that no message has named."""
+
+
+class Cut(Mapping[str, Book]):
+    """
+    The whole store as of one version: an immutable mapping from ticker to book.
+
+    Taking a cut is one reference read; holding one keeps its version alive and blocks nobody.
+    Books of every condition are in it: look at `Book.condition`.
+    """
+
+    __slots__ = ("_directory", "_version")
+
+    def __init__(self, version: StoreVersion, directory: Directory) -> None:
+        self._version = version
+        self._directory = directory
+
+    @property
+    def version(self) -> int:
+        """The version's number: one more for every record consumed and every step of time."""
+        return self._version.number
+
+    @property
+    def offsets(self) -> Mapping[int, int]:
+        """Next offset to consume, by partition."""
+        pairs = {partition: offset for partition, offset in enumerate(self._version.offsets) if offset >= 0}
+        return MappingProxyType(pairs)
+
+    @property
+    def applied_us(self) -> int:
+        """When this version came into being, microseconds since the epoch."""
+        return self._version.applied_us
+
+    @property
+    def ready(self) -> bool:
+        """Whether the feed had caught up."""
+        return self._version.ready
+
+    @property
+    def counts(self) -> ConditionCounts:
+        """How many markets are in each condition."""
+        return self._version.counts
+
+    def reaches(self, min_offset: Mapping[int, int]) -> bool:
+        """Tell whether the record at each offset is consumed, by partition."""
+        offsets = self._version.offsets
+        return all(
+            0 <= partition < len(offsets) and offsets[partition] > offset
+            for partition, offset in min_offset.items()
+        )
+
+    def __getitem__(self, ticker: str) -> Book:
+        """
+        Return a book in whatever condition.
+
+        Raises:
+            UnknownMarket: no message had named it; also a KeyError.
+        """
+        number = self._directory.number(ticker)
+        if number is None or number >= len(self._version.books):
+            raise UnknownMarket(ticker)
+        return self._version.books[number]
+
+    def __len__(self) -> int:
+        """Count the markets."""
+        return len(self._version.books)
+
+    def __iter__(self) -> Iterator[str]:
+        """Walk the tickers in the order in which they were first seen."""
+        return (book.market.ticker for book in self._version.books)
+
+    def books(self) -> Iterator[Book]:
+        """Walk the books by number; cheaper than `values()`."""
+        return iter(self._version.books)
+
+    def by_number(self, number: int) -> Book:
+        """
+        Return the book of a market's number.
+
+        Raises:
+            IndexError: this version has no such market.
+        """
+        return self._version.books[number]
+
+    def tickers(
+        self, *, prefix: str = "", contains: str = "", after: str = "", limit: int | None = None
+    ) -> list[str]:
+        """
+        Return tickers in order.
+
+        Args:
+            prefix: how they begin.
+            contains: what stands in them.
+            after: only those that sort behind it, to page on.
+            limit: how many at most.
+        """
+        return self._directory.search(
+            count=len(self), prefix=prefix, contains=contains, after=after, limit=limit
+        )
+
+    def tops(self, tickers: Iterable[str]) -> Tops:
+        """Return the tops of the named markets, duplicates once, unknown ones in `missing`."""
+        tops: list[TopOfBook] = []
+        missing: list[str] = []
+        for ticker in dict.fromkeys(tickers):
+            number = self._directory.number(ticker)
+            if number is None or number >= len(self._version.books):
+                missing.append(ticker)
+            else:
+                tops.append(self._version.books[number].top())
+        return Tops(self, tops, missing)

@@ -1,0 +1,33 @@
+"""Settings of a store."""
+
+import msgspec
+
+from kalshibook.errors import SettingsError
+
+__all__ = ["StoreOptions"]
+
+
+class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of the past a store keeps."""
+
+    history_seconds: int = 300
+    """How far back `as_of` reaches; 0 keeps no steps."""
+
+    history_step_ms: int = 100
+    """Distance of the versions kept for `as_of`; a read is exact to one step."""
+
+    recent_versions: int = 4_096
+    """How many of the newest versions are kept one by one for `at`."""
+
+    incident_capacity: int = 10_000
+    """How many incidents are kept; older ones remain counted."""
+
+    def __post_init__(self) -> None:
+        for name, least in (
+            ("history_seconds", 0),
+            ("history_step_ms", 1),
+            ("recent_versions", 1),
+            ("incident_capacity", 1),
+        ):
+            if getattr(self, name) < least:
+                raise SettingsError(f"store.{name} is {getattr(self, name)}; it must be at least {least}")

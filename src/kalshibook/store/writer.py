@@ -1,0 +1,320 @@
+"""The writing half of a store: turns messages into versions. One thread at a time."""
+
+import heapq
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import msgspec
+from pyrsistent import PVector
+
+from kalshibook.errors import WireError
+from kalshibook.store.book import Book, awaiting_book
+from kalshibook.store.changes import Change, Notice
+from kalshibook.store.cut import ConditionCounts, StoreVersion
+from kalshibook.store.incidents import IncidentKind
+from kalshibook.store.nested import NestedVector
+from kalshibook.store.reducer import (
+    Arrival,
+    Outcome,
+    Result,
+    apply_delta,
+    apply_lifecycle,
+    apply_snapshot,
+    apply_ticker,
+    apply_trade,
+    doubt,
+    is_on_grid,
+    move_status,
+)
+from kalshibook.store.states import Condition, StatusEvent
+from kalshibook.wire import (
+    BookDelta,
+    BookSnapshot,
+    EventFrame,
+    MarketLifecycle,
+    Other,
+    Ticker,
+    Trade,
+    WireEvent,
+)
+
+if TYPE_CHECKING:
+    from kalshibook.store.store import BookStore
+
+__all__ = ["StoreWriter"]
+
+# Trade ids that are remembered to drop a trade that comes twice (several gatherers see each
+# trade; a producer may send a batch again). 2**17 is a minute of the busiest hour known.
+_TRADES_REMEMBERED = 131_072
+
+
+class StoreWriter:
+    """Applies messages; every call makes one version. From `BookStore.writer`."""
+
+    def __init__(self, store: "BookStore") -> None:
+        self._store = store
+        self._notices: list[Notice] = []
+        self._partitions: list[int] = []
+        self._due: list[tuple[int, int, StatusEvent]] = []
+        self._trades: dict[str, None] = {}
+        self.outcomes: Counter[Outcome] = Counter()
+        """How many messages ended how."""
+        self.off_grid = 0
+        self.empty_snapshots = 0
+
+    def apply(self, event: WireEvent, arrival: Arrival) -> Outcome:
+        """
+        Apply one message and move its partition's offset, in one version.
+
+        Args:
+            event: what the exchange said.
+            arrival: where it came from, and when.
+
+        Returns:
+            What became of it.
+        """
+        if type(event) is Other or type(event) is EventFrame:
+            return self._pass_on(event, arrival)
+        ticker = event.ticker  # type: ignore[union-attr]  # the two without one have returned
+        current = self._store.current
+        number = self._store.directory.number(ticker)
+        if number is None:
+            current, number = self._admitted(current, ticker, arrival.partition)
+        book = current.books[number]
+        applied_us = self._now_us(current)
+        result = self._reduced(book, event, arrival, applied_us, current.number + 1)
+        self.outcomes[result.outcome] += 1
+        self._publish(current, book, result.book, arrival.partition, arrival.offset + 1, applied_us, event)
+        if result.incident is not None:
+            self._store.incidents.record(
+                result.incident,
+                result.detail,
+                ticker=ticker,
+                partition=arrival.partition,
+                offset=arrival.offset,
+            )
+        return result.outcome
+
+    def reject(self, error: WireError, arrival: Arrival, ticker: str | None) -> None:
+        """
+        Account for a record that could not be read: the market it may have changed turns stale.
+
+        Args:
+            error: why.
+            arrival: where it stands.
+            ticker: the market, as far as it is known, for example from the record's key.
+        """
+        self.outcomes[Outcome.REJECTED] += 1
+        current = self._store.current
+        number = None if ticker is None else self._store.directory.number(ticker)
+        self._store.incidents.record(
+            IncidentKind.REJECTED,
+            str(error),
+            ticker=ticker,
+            partition=arrival.partition,
+            offset=arrival.offset,
+        )
+        applied_us = self._now_us(current)
+        if number is None:
+            self._publish_offset(current, arrival.partition, arrival.offset + 1, applied_us)
+            return
+        book = current.books[number]
+        stale = doubt(book, f"a message could not be read: {error}", None, current.number + 1)
+        self._publish(current, book, stale, arrival.partition, arrival.offset + 1, applied_us, None)
+
+    def skip(self, partition: int, next_offset: int) -> None:
+        """Move a partition's offset over what carries no message, such as a tombstone."""
+        self.outcomes[Outcome.SKIPPED] += 1
+        current = self._store.current
+        self._publish_offset(current, partition, next_offset, self._now_us(current))
+
+    def doubt(self, ticker: str, reason: str) -> None:
+        """Turn one market's book stale."""
+        number = self._store.directory.number(ticker)
+        if number is not None:
+            self._doubt([number], reason)
+            self._store.incidents.record(IncidentKind.DOUBTED, reason, ticker=ticker)
+
+    def doubt_all(self, reason: str, partition: int | None = None) -> None:
+        """Turn all books stale, or those whose messages come by one partition, in one version."""
+        self._doubt(
+            (
+                number
+                for number, home in enumerate(self._partitions)
+                if partition is None or home == partition
+            ),
+            reason,
+        )
+        self._store.incidents.record(IncidentKind.DOUBTED, reason, partition=partition)
+
+    def tick(self, now_us: int) -> None:
+        """Open and close the markets whose time has come: the two steps that have no message."""
+        while self._due and self._due[0][0] <= now_us:
+            due_us, number, step = heapq.heappop(self._due)
+            current = self._store.current
+            book = current.books[number]
+            planned_us = book.market.open_us if step is StatusEvent.OPENS else book.market.close_us
+            # A time that was moved leaves its old entry behind; the market itself knows better.
+            if planned_us == due_us:
+                moved = move_status(book, step, current.number + 1)
+                if moved is not book:
+                    self._publish(current, book, moved, None, 0, self._now_us(current), None)
+
+    def commit(self) -> None:
+        """End a batch: hand what changed to the readers, each woken once."""
+        if not self._notices:
+            return
+        notices, self._notices = self._notices, []
+        for reader in self._store.readers:
+            reader.put(notices)
+
+    def set_ready(self, ready: bool) -> None:
+        """Say whether the feed has caught up."""
+        current = self._store.current
+        if current.ready is not ready:
+            self._store.publish(
+                msgspec.structs.replace(
+                    current, number=current.number + 1, ready=ready, applied_us=self._now_us(current)
+                )
+            )
+
+    def _reduced(
+        self, book: Book, event: WireEvent, arrival: Arrival, applied_us: int, version: int
+    ) -> Result:
+        kind = type(event)
+        if kind is BookDelta:
+            if book.market.price_ranges is not None:
+                self._check_grid(book, event)  # type: ignore[arg-type]
+            return apply_delta(book, event, arrival, applied_us, version)  # type: ignore[arg-type]
+        if kind is BookSnapshot:
+            if not event.yes and not event.no:  # type: ignore[union-attr]
+                self.empty_snapshots += 1
+            return apply_snapshot(book, event, arrival, applied_us, version)  # type: ignore[arg-type]
+        if isinstance(event, Trade):
+            if self._is_known_trade(event.trade_id):
+                return Result(book, Outcome.DUPLICATE)
+            return apply_trade(book, event, version)
+        if isinstance(event, Ticker):
+            return apply_ticker(book, event, version)
+        assert isinstance(event, MarketLifecycle)
+        result = apply_lifecycle(book, event, version)
+        self._plan(book, result.book)
+        return result
+
+    def _publish(
+        self,
+        current: StoreVersion,
+        old: Book,
+        new: Book,
+        partition: int | None,
+        next_offset: int,
+        applied_us: int,
+        event: WireEvent | None,
+    ) -> None:
+        number = current.number + 1
+        offsets = current.offsets if partition is None else _moved(current.offsets, partition, next_offset)
+        books, counts = current.books, current.counts
+        if new is not old:
+            books = books.replaced(new.market.number, new)
+            if new.copy is not old.copy or new.market is not old.market:
+                counts = _recounted(counts, old.condition, new.condition)
+        self._store.publish(StoreVersion(number, books, offsets, applied_us, current.ready, counts))
+        # A book of which only the last number moved tells a reader nothing.
+        if self._store.readers and (new.version == number or _is_passed_on(event)):
+            self._notices.append(Change(old, new, event, 1, number))
+
+    def _publish_offset(
+        self, current: StoreVersion, partition: int, next_offset: int, applied_us: int
+    ) -> None:
+        offsets = _moved(current.offsets, partition, next_offset)
+        self._store.publish(
+            StoreVersion(
+                current.number + 1, current.books, offsets, applied_us, current.ready, current.counts
+            )
+        )
+
+    def _pass_on(self, event: Other | EventFrame, arrival: Arrival) -> Outcome:
+        outcome = Outcome.OTHER
+        if isinstance(event, EventFrame):
+            outcome = Outcome.EVENT
+            if self._store.readers:
+                self._notices.append(event)
+        self.outcomes[outcome] += 1
+        current = self._store.current
+        self._publish_offset(current, arrival.partition, arrival.offset + 1, self._now_us(current))
+        return outcome
+
+    def _admitted(self, current: StoreVersion, ticker: str, partition: int) -> tuple[StoreVersion, int]:
+        # The new book becomes visible with the version that its first message makes. Its number is
+        # in the shared directory before that, which no reader minds: no version is that long yet.
+        number = self._store.directory.add(ticker)
+        self._partitions.append(partition)
+        counts = msgspec.structs.replace(current.counts, awaiting=current.counts.awaiting + 1)
+        books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
+        return msgspec.structs.replace(current, books=books, counts=counts), number
+
+    def _doubt(self, numbers: Iterable[int], reason: str) -> None:
+        current = self._store.current
+        version = current.number + 1
+        books, counts = current.books, current.counts
+        changes: list[Change] = []
+        for number in numbers:
+            old = books[number]
+            new = doubt(old, reason, None, version)
+            if new is not old:
+                books = books.replaced(number, new)
+                counts = _recounted(counts, old.condition, new.condition)
+                changes.append(Change(old, new, None, 1, version))
+        if changes:
+            applied_us = self._now_us(current)
+            self._store.publish(
+                StoreVersion(version, books, current.offsets, applied_us, current.ready, counts)
+            )
+            if self._store.readers:
+                self._notices.extend(changes)
+
+    def _plan(self, old: Book, new: Book) -> None:
+        market = new.market
+        if market.open_us is not None and market.open_us != old.market.open_us:
+            heapq.heappush(self._due, (market.open_us, market.number, StatusEvent.OPENS))
+        if market.close_us is not None and market.close_us != old.market.close_us:
+            heapq.heappush(self._due, (market.close_us, market.number, StatusEvent.CLOSES))
+
+    def _check_grid(self, book: Book, event: BookDelta) -> None:
+        if not is_on_grid(book.market, event.price):
+            self.off_grid += 1
+
+    def _is_known_trade(self, trade_id: str) -> bool:
+        if trade_id in self._trades:
+            return True
+        self._trades[trade_id] = None
+        if len(self._trades) > _TRADES_REMEMBERED:
+            del self._trades[next(iter(self._trades))]
+        return False
+
+    @staticmethod
+    def _now_us(current: StoreVersion) -> int:
+        # Never backwards, whatever the clock does: the history is searched by this time.
+        now_us = time.time_ns() // 1_000
+        return now_us if now_us > current.applied_us else current.applied_us
+
+
+def _moved(offsets: PVector[int], partition: int, next_offset: int) -> PVector[int]:
+    while len(offsets) <= partition:
+        offsets = offsets.append(-1)
+    return offsets.set(partition, next_offset)
+
+
+def _recounted(counts: ConditionCounts, old: Condition, new: Condition) -> ConditionCounts:
+    if old is new:
+        return counts
+    less, more = old.value, new.value
+    return msgspec.structs.replace(
+        counts, **{less: getattr(counts, less) - 1, more: getattr(counts, more) + 1}
+    )
+
+
+def _is_passed_on(event: WireEvent | None) -> bool:
+    return isinstance(event, Trade | MarketLifecycle)
