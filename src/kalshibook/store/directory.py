@@ -52,7 +52,7 @@ class Directory:
         found: list[str] = []
         for index in range(start, len(tickers)):
             ticker = tickers[index]
-            if limit is not None and len(found) >= limit or not ticker.startswith(prefix):
+            if (limit is not None and len(found) >= limit) or not ticker.startswith(prefix):
                 break
             if contains in ticker and numbers[ticker] < count:
                 found.append(ticker)

@@ -32,7 +32,7 @@ def warn_without_c_vector() -> None:
     """Log that pyrsistent runs its slow form, and what to do."""
     if not HAS_C_VECTOR:
         _log.warning(
-            "pyrsistent has no C vector here, so an update takes about 10 us longer; use Python 3.11 or 3.12, "
+            "pyrsistent has no C vector here: an update takes about 10 us longer. Use Python 3.11 or 3.12, "
             "or build it: pip install --no-binary pyrsistent pyrsistent"
         )
 

@@ -170,7 +170,7 @@ def apply_snapshot(
         book.activity,
     )
     if fresh.is_crossed:
-        reason = "the snapshot is crossed: YES bid and NO bid sum to a dollar or more; is its NO side on the YES scale?"
+        reason = "the snapshot's best bids sum to a dollar or more; is its NO side on the YES scale?"
         return Result(doubt(fresh, reason, stamps, version), Outcome.CROSSED, IncidentKind.CROSSED, reason)
     return Result(fresh, Outcome.SNAPSHOT, incident, detail)
 
@@ -375,7 +375,9 @@ def _proves_loss(arrival: Arrival, last: int | None) -> bool:
 
 
 def _loss(arrival: Arrival, last: int | None) -> str:
-    return f"number {arrival.previous_sequence} was published before {arrival.sequence}, but {last} was the last seen"
+    return (
+        f"before {arrival.sequence}, {arrival.previous_sequence} was published, but {last} was the last seen"
+    )
 
 
 def _is_replay(arrival: Arrival, book: Book) -> bool:

@@ -298,7 +298,7 @@ class StoreWriter:
     def _now_us(current: StoreVersion) -> int:
         # Never backwards, whatever the clock does: the history is searched by this time.
         now_us = time.time_ns() // 1_000
-        return now_us if now_us > current.applied_us else current.applied_us
+        return max(now_us, current.applied_us)
 
 
 def _moved(offsets: PVector[int], partition: int, next_offset: int) -> PVector[int]:
