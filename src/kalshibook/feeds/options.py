@@ -1,8 +1,7 @@
 """Settings of the Kafka feed."""
 
 import re
-from collections.abc import Iterator
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -137,6 +136,6 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __repr__(self) -> str:
         return f"KafkaOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
-        for name in self.__struct_fields__:
-            yield name, self.shown_extra() if name == "extra" else getattr(self, name)
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        values = msgspec.structs.asdict(self) | {"extra": self.shown_extra()}
+        return list(values.items())
