@@ -1,0 +1,314 @@
+"""
+One WebSocket of a server: trio-websocket speaks the protocol, this adapter owns the bytes.
+
+trio-websocket does the handshake, answers control frames and closes. Data frames come here ready
+made, many in one buffer, and go out in one write. Both write through one `_Transport`, so that a
+frame is never torn by another, and every write has a deadline.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeAlias, final
+
+import msgspec
+import trio
+from trio_websocket import (
+    CloseReason,
+    ConnectionClosed,
+    WebSocketConnection,
+    WebSocketRequest,
+    wrap_server_stream,
+)
+from wsproto.utilities import LocalProtocolError
+
+__all__ = [
+    "Handler",
+    "Judge",
+    "Refusal",
+    "ServerSocket",
+    "SocketClosed",
+    "SocketLimits",
+    "WriteTimeout",
+    "serve_socket",
+]
+
+_CLOSE_OPCODE: Final = 0x88
+_READ_BYTES: Final = 16_384
+
+
+class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much and how long one socket may take."""
+
+    handshake_timeout_s: float = 5.0
+    """For the handshake request to arrive."""
+    send_timeout_s: float = 5.0
+    """For one write, of data or of a control frame."""
+    close_timeout_s: float = 1.0
+    """For the other side to answer a close frame, and once more for it to hang up."""
+    max_message_bytes: int = 65_536
+    """Longest message that is read; a longer one closes with 1009."""
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """An answer to a handshake that does not become a WebSocket."""
+
+    status: int
+    """The HTTP status."""
+    reason: str
+    """One sentence, sent as the body."""
+
+
+class SocketClosed(Exception):  # noqa: N818 - reads as the fact it states
+    """
+    The socket is closed by either side, or broken.
+
+    Attributes:
+        code: the close code; 1006 when there was no close frame.
+        reason: the close reason, perhaps empty.
+    """
+
+    def __init__(self, close: CloseReason | None) -> None:
+        self.code = close.code if close else 1006
+        self.reason = (close.reason if close else None) or ""
+        super().__init__(f"closed with {self.code} {self.reason}".rstrip())
+
+
+class WriteTimeout(Exception):  # noqa: N818 - as above
+    """The other side did not take what was written in time; the socket is dead."""
+
+
+class _Transport(trio.abc.Stream):
+    """
+    The TCP stream under one WebSocket: one write at a time, each with a deadline.
+
+    After a write that was cut short the frame is partial and the other side can make no sense of
+    what follows, a close frame included: the stream is aborted.
+    """
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, limits: SocketLimits) -> None:
+        self._stream = stream
+        self._limits = limits
+        self._lock = trio.StrictFIFOLock()
+        self._close_sent = False
+        self.timed_out = False
+        self.hanging_up = False
+        self.ended = trio.Event()
+        """Nothing more is read."""
+        self.gone = trio.Event()
+        """The stream is closed."""
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write what trio-websocket made."""
+        async with self._lock:
+            # No data frame may follow a close frame. Marked here because trio-websocket marks
+            # some closes only after they are written, while a data frame waits for the lock.
+            self._close_sent = self._close_sent or (len(data) > 0 and data[0] == _CLOSE_OPCODE)
+            await self._write(data, math.inf)
+
+    async def send_frames(self, frames: bytes, deadline: float) -> None:
+        """Write whole data frames, until `deadline` of Trio's clock at most."""
+        async with self._lock:
+            if self._close_sent:
+                raise trio.ClosedResourceError("a close frame was sent")
+            await self._write(frames, deadline)
+
+    async def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
+        written = False
+        try:
+            with trio.move_on_at(min(deadline, trio.current_time() + self._limits.send_timeout_s)):
+                await self._stream.send_all(data)
+                written = True
+        finally:
+            if not written:
+                await self.abort()
+        if not written:
+            self.timed_out = True
+            raise trio.BrokenResourceError("the other side did not take a write in time")
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until a write has a chance."""
+        await self._stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read what has arrived; empty at the end."""
+        data: bytes | bytearray = b""
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        finally:
+            if not data:
+                self.ended.set()
+        return data
+
+    async def aclose(self) -> None:
+        """
+        Hang up so that the other side can read all that was sent.
+
+        Closing a TCP socket that holds unread bytes resets it, and the reset may overtake the
+        close frame. RFC 6455, 7.1.1 therefore asks to end the sending half and to read on until
+        the other side hangs up.
+        """
+        if self.hanging_up or self.gone.is_set():
+            await self.gone.wait()
+            return
+        self.hanging_up = True
+        self.ended.set()
+        try:
+            with (
+                trio.move_on_after(self._limits.close_timeout_s),
+                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
+            ):
+                async with self._lock:
+                    await self._stream.send_eof()
+                while await self._stream.receive_some(_READ_BYTES):
+                    pass
+        finally:
+            await self.abort()
+
+    async def abort(self) -> None:
+        """Close at once."""
+        self._close_sent = True
+        self.ended.set()
+        self.gone.set()
+        await trio.aclose_forcefully(self._stream)
+
+
+@final
+class ServerSocket:
+    """An open WebSocket, handed to the handler of `serve_socket`."""
+
+    def __init__(self, connection: WebSocketConnection, transport: _Transport, limits: SocketLimits) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._limits = limits
+
+    async def receive(self) -> str | bytes:
+        """
+        Wait for the next message.
+
+        Raises:
+            SocketClosed: there will be none.
+        """
+        try:
+            return await self._connection.get_message()
+        except ConnectionClosed as closed:
+            raise SocketClosed(closed.reason) from None
+
+    async def send_frames(self, frames: bytes, *, deadline: float = math.inf) -> None:
+        """
+        Write whole server frames, as many as there are, in one go.
+
+        A cancelled call leaves a partial frame, so it ends the connection.
+
+        Args:
+            frames: one or more encoded frames.
+            deadline: Trio's time at which it must be written, if earlier than the send timeout.
+
+        Raises:
+            WriteTimeout: it was not written in time; nothing more can be said to this client.
+            SocketClosed: the socket is closed.
+        """
+        if self._connection.closed:
+            raise SocketClosed(self._connection.closed)
+        try:
+            await self._transport.send_frames(frames, deadline)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise self._failure() from None
+
+    async def ping(self, payload: bytes) -> None:
+        """
+        Send a ping and wait for its pong, without a time limit.
+
+        Raises:
+            WriteTimeout: the ping was not written in time.
+            SocketClosed: the socket is closed.
+        """
+        try:
+            await self._connection.ping(payload)
+        except (ConnectionClosed, LocalProtocolError):
+            raise self._failure() from None
+
+    async def close(self, code: int, reason: str) -> None:
+        """
+        Send a close frame and wait for its answer, within the close timeout.
+
+        Does nothing where a close frame would not be understood or not be read.
+        """
+        if self._transport.ended.is_set():
+            return
+        with trio.move_on_after(self._limits.close_timeout_s), suppress(LocalProtocolError):
+            await self._connection.aclose(code, reason)
+
+    def _failure(self) -> WriteTimeout | SocketClosed:
+        if self._transport.timed_out:
+            return WriteTimeout()
+        return SocketClosed(self._connection.closed)
+
+
+Judge: TypeAlias = Callable[[WebSocketRequest], Refusal | None]
+Handler: TypeAlias = Callable[[ServerSocket], Awaitable[None]]
+
+
+async def serve_socket(
+    stream: trio.abc.HalfCloseableStream, judge: Judge, handler: Handler, limits: SocketLimits
+) -> None:
+    """
+    Serve one TCP connection as a WebSocket, from handshake to hanging up.
+
+    Whatever happens, the stream is closed and no task is left at the end.
+
+    Args:
+        stream: the accepted connection.
+        judge: decides about the handshake; a `Refusal` is answered over HTTP.
+        handler: runs while the socket is open; when it returns, the socket is closed with 1000
+            unless it was closed before.
+        limits: sizes and times.
+    """
+    transport = _Transport(stream, limits)
+    try:
+        async with trio.open_nursery() as nursery:
+            request = await _read_request(nursery, transport, limits)
+            if request is not None:
+                await _answer(request, transport, judge, handler, limits)
+            if transport.hanging_up:
+                await transport.gone.wait()
+            nursery.cancel_scope.cancel()
+        await transport.aclose()
+    except* (ConnectionClosed, LocalProtocolError):
+        # The other side went away in the handshake; or it pinged after our close frame, which
+        # trio-websocket 0.12 answers although nothing may be sent any more.
+        pass
+    finally:
+        await transport.abort()
+
+
+async def _read_request(
+    nursery: trio.Nursery, transport: _Transport, limits: SocketLimits
+) -> WebSocketRequest | None:
+    # Without the watcher, a stream that ends before its request would be held until the
+    # timeout: trio-websocket goes on waiting.
+    request = None
+    with trio.move_on_after(limits.handshake_timeout_s) as scope:
+        async with trio.open_nursery() as race:
+            race.start_soon(_cancel_at, transport.ended, scope)
+            request = await wrap_server_stream(nursery, transport, max_message_size=limits.max_message_bytes)
+            race.cancel_scope.cancel()
+    return request
+
+
+async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+async def _answer(
+    request: WebSocketRequest, transport: _Transport, judge: Judge, handler: Handler, limits: SocketLimits
+) -> None:
+    refusal = judge(request)
+    if refusal is not None:
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
+        return
+    socket = ServerSocket(await request.accept(), transport, limits)
+    await handler(socket)
+    await socket.close(1000, "")
