@@ -1,1 +1,1 @@
-"""WebSocket serving on its own Trio listener: session (sans-IO), hub, outbox, socket."""
+"""The WebSocket server: Kalshi's protocol and a channel for the top of book, on a listener of its own."""

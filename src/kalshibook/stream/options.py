@@ -1,0 +1,124 @@
+"""Settings of the WebSocket server."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from kalshibook.errors import SettingsError
+
+__all__ = ["StreamOptions"]
+
+_LEAST: Final = {
+    "max_connections": 1,
+    "handshake_timeout_s": 0.001,
+    "send_timeout_s": 0.001,
+    "close_timeout_s": 0.001,
+    "ping_interval_s": 0.001,
+    "pong_timeout_s": 0.001,
+    "max_message_bytes": 1_024,
+    "write_bytes": 1,
+    "change_capacity": 1,
+    "change_batches": 1,
+    "max_subscriptions": 1,
+    "max_markets": 1,
+    "max_prefixes": 0,
+    "max_ticker_length": 1,
+    "commands_per_second": 1,
+    "subscription_commands_per_second": 1,
+    "depth_backlog": 1,
+    "notice_backlog": 1,
+    "reply_backlog_bytes": 1,
+    "snapshot_cache_bytes": 0,
+}
+
+
+class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the WebSocket server listens, what a client may ask for, and how much may wait for it."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; ``0.0.0.0`` for all."""
+
+    port: int = 8001
+    """Port to listen on; 0 takes a free one."""
+
+    path: str = "/trade-api/ws/v2"
+    """Path of the handshake; any other is answered with 404."""
+
+    origins: tuple[str, ...] = ()
+    """Origins that browsers may connect from; ``*`` allows any. A client that sends no origin is no browser."""
+
+    max_connections: int = 10_000
+    """Clients at once; one more is answered with 503."""
+
+    handshake_timeout_s: float = 5.0
+    """For the handshake request to arrive."""
+
+    send_timeout_s: float = 5.0
+    """For a client to take one write; then it is cut."""
+
+    close_timeout_s: float = 1.0
+    """For a client to answer a close frame, and once more for it to hang up."""
+
+    ping_interval_s: float = 10.0
+    """Distance of the pings, whose payload is ``heartbeat``."""
+
+    pong_timeout_s: float = 20.0
+    """For a pong to arrive; then the client is cut."""
+
+    max_message_bytes: int = 1_048_576
+    """Longest message that is read; a longer one closes with 1009."""
+
+    write_bytes: int = 65_536
+    """About how much goes out in one write, in bytes; a single frame may be longer."""
+
+    change_capacity: int = 65_536
+    """Changes of the store that wait one by one; beyond it they are folded by market."""
+
+    change_batches: int = 16
+    """Batches of changes that wait between the store and the clients."""
+
+    max_subscriptions: int = 6
+    """Subscriptions of a connection, at most one a channel; one more is answered with error 26."""
+
+    max_markets: int = 10_000
+    """Markets that a subscription names; more are answered with error 26."""
+
+    max_prefixes: int = 100
+    """Prefixes that a subscription names; more are answered with error 26."""
+
+    max_ticker_length: int = 200
+    """Characters of a ticker or a prefix; a longer one is answered with error 11."""
+
+    commands_per_second: int = 10_000
+    """Commands of a connection; more are answered with error 27."""
+
+    subscription_commands_per_second: int = 1_000
+    """Commands that name one subscription; more are answered with error 27."""
+
+    depth_backlog: int = 1_000
+    """Deltas that wait one by one in an ``orderbook_delta`` subscription; beyond it `depth_overflow` rules."""
+
+    depth_overflow: Literal["snapshot", "error"] = "snapshot"
+    """Replace deltas that do not fit by fresh snapshots, or end the subscription with error 25."""
+
+    notice_backlog: int = 10_000
+    """Frames that wait in a trade or lifecycle subscription; beyond it it ends with error 25."""
+
+    reply_backlog_bytes: int = 4_194_304
+    """Replies that wait for a client, in bytes; one that commands without reading is closed with 1008."""
+
+    use_yes_price: bool = False
+    """Scale of NO levels where a client does not say: true is the YES scale (Kalshi announced that it will be)."""
+
+    snapshot_cache_bytes: int = 33_554_432
+    """Encoded snapshots kept for reuse, in bytes."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not 0 <= self.port <= 65_535:
+            raise SettingsError(f"stream.port is {self.port}; it is 0 to 65535")
+        if not self.path.startswith("/"):
+            raise SettingsError(f"stream.path is {self.path!r}; it begins with '/'")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise SettingsError(f"stream.{name} is {getattr(self, name)}; it must be at least {least}")
