@@ -1,0 +1,80 @@
+"""Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `kafka`."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["tests", "lint", "types"]
+
+CODE = ("src", "tests", "perf", "docs/examples", "noxfile.py")
+
+
+def _starts(version: str) -> bool:
+    # Being on the PATH is not enough: a shim of pyenv stands there for versions that are not active.
+    path = shutil.which(f"python{version}")
+    if path is None:
+        return False
+    return subprocess.run([path, "--version"], capture_output=True, check=False).returncode == 0  # noqa: S603 - a Python
+
+
+# Only what is here: in CI, nox fails on an interpreter that is missing.
+PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _starts(version)]
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests on this interpreter, in parallel; arguments go to pytest."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(python=PYTHONS or None)
+def pythons(session: nox.Session) -> None:
+    """Run the tests on every Python that is installed here."""
+    tests(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check rules and format with ruff; `-- --fix` repairs what can be repaired."""
+    session.install("ruff>=0.17,<0.18")
+    paths = [path for path in CODE if Path(path).exists()]
+    session.run("ruff", "check", *session.posargs, *paths)
+    session.run("ruff", "format", *([] if "--fix" in session.posargs else ["--check"]), *paths)
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types with mypy, strictly."""
+    session.install("-e", ".[dev]")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build/html; a warning is an error."""
+    session.install("-e", ".[cli,docs]")
+    session.run(
+        "sphinx-build", "-W", "--keep-going", "-b", "html", *session.posargs, "docs", "docs/_build/html"
+    )
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Run the performance scripts: all of perf/, or those that are named, as in `-- concurrency`."""
+    session.install("-e", ".[dev]")
+    named = [Path("perf") / f"{name}.py" for name in session.posargs]
+    for script in named or sorted(Path("perf").glob("[!_]*.py")):
+        session.run("python", str(script))
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Serve a made-up market from an embedded broker; arguments go to `kalshibook demo`."""
+    session.install("-e", ".[cli]")
+    session.run("kalshibook", "demo", *session.posargs)

@@ -1,0 +1,118 @@
+"""The entry point: finds the subcommand, and turns what went wrong into one line."""
+
+import errno
+import importlib
+import sys
+from typing import Any, Final
+
+from kalshibook import __version__
+from kalshibook.errors import KalshiBookError
+
+try:
+    import click
+except ModuleNotFoundError:  # the core comes without a command line, but its script is installed
+    sys.exit("kalshibook: the command line is not installed; pip install 'kalshibook-live[cli]'")
+
+__all__ = ["app", "main"]
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C where there was nothing to finish, as shells have it."""
+
+COMMANDS: Final = {
+    "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, a market, a server."),
+    "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
+    "replay": ("kalshibook.cli.replay:replay", "Play recordings into Kafka."),
+    "top": ("kalshibook.cli.top:top", "Print the best prices, once."),
+    "watch": ("kalshibook.cli.watch:watch", "Follow the best prices as they change."),
+    "settings": ("kalshibook.cli.settings:settings", "Print every setting and where it comes from."),
+}
+"""Name, where it is, and its line of help: so that `top` does not pay for importing the server."""
+
+
+class OneLineError(click.ClickException):
+    """What went wrong, in one line; exit code 1."""
+
+
+class Application(click.Group):
+    """A group that imports a subcommand when it is called."""
+
+    def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Run, print a failure as one line and end the process: 0, 1 for a failure, 2 for a wrong command."""
+        if not standalone_mode:
+            return super().main(*arguments, standalone_mode=False, **extra)
+        try:
+            sys.exit(super().main(*arguments, standalone_mode=False, **extra))
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "kalshibook"
+            click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
+            sys.exit(error.exit_code)
+        except click.ClickException as error:
+            click.echo(f"kalshibook: {error.format_message()}", err=True)
+            sys.exit(error.exit_code)
+        except (click.Abort, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """Return the names in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """Import a subcommand, or say which extra it needs."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").startswith("kalshibook"):
+                raise
+            raise OneLineError(
+                f"{cmd_name} needs {error.name}, which is not installed; pip install 'kalshibook-live[cli]'"
+            ) from None
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand; whatever the user can do something about becomes one line."""
+        try:
+            return super().invoke(ctx)
+        except KalshiBookError as error:
+            raise OneLineError(str(error)) from error
+        except BaseExceptionGroup as group:
+            raise _first_expected(group) from group
+        except OSError as error:
+            if error.errno not in _EXPECTED:
+                raise
+            raise OneLineError(str(error)) from error
+
+
+_EXPECTED: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOENT)
+
+
+def _first_expected(group: BaseExceptionGroup) -> BaseException:
+    """Find, in what a nursery raised, the one error that the user can act on."""
+    leaf: BaseException = group
+    while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
+        leaf = leaf.exceptions[0]
+    if isinstance(leaf, KalshiBookError) or (isinstance(leaf, OSError) and leaf.errno in _EXPECTED):
+        return OneLineError(str(leaf))
+    return group
+
+
+@click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kalshibook")
+def app() -> None:
+    """
+    Every order book of the Kalshi exchange, in memory, always consistent, never locked.
+
+    Start with `kalshibook demo`: it needs no account, no broker and no settings.
+    """
+
+
+def main() -> None:
+    """Run the command line and end the process."""
+    app.main(prog_name="kalshibook")
