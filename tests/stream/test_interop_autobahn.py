@@ -7,9 +7,10 @@ import kosoku
 import pytest
 import trio
 
-from kalshibook.stream.socket import ServerSocket, SocketClosed, SocketLimits, serve_socket
+from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.socket import ServerSocket, SocketClosed, serve_socket
 
-LIMITS = SocketLimits(max_message_bytes=32 * 1024 * 1024, send_timeout_s=30.0)
+OPTIONS = StreamOptions(max_message_bytes=32 * 1024 * 1024, send_timeout_s=30.0)
 
 # We do not offer compression, so that these have nothing to test.
 COMPRESSION = ["12.*", "13.*"]
@@ -34,7 +35,7 @@ async def _echo(socket: ServerSocket) -> None:
 
 
 async def _serve(stream: trio.SocketStream) -> None:
-    await serve_socket(stream, lambda _: None, _echo, LIMITS)
+    await serve_socket(stream, lambda _: None, _echo, OPTIONS)
 
 
 def _fuzz(port: int) -> tuple[int, list[str]]:

@@ -12,7 +12,9 @@ _LEAST: Final = {
     "max_connections": 1,
     "handshake_timeout_s": 0.001,
     "send_timeout_s": 0.001,
+    "drain_timeout_s": 0.001,
     "close_timeout_s": 0.001,
+    "stop_timeout_s": 0.001,
     "ping_interval_s": 0.001,
     "pong_timeout_s": 0.001,
     "max_message_bytes": 1_024,
@@ -45,7 +47,11 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Path of the handshake; any other is answered with 404."""
 
     origins: tuple[str, ...] = ()
-    """Origins that browsers may connect from; ``*`` allows any. A client that sends no origin is no browser."""
+    """
+    Origins of pages that may connect, such as ``https://example.org``; ``*`` allows any.
+
+    Pages from the server's own host may always; a client that names no origin is no browser.
+    """
 
     max_connections: int = 10_000
     """Clients at once; one more is answered with 503."""
@@ -56,8 +62,14 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     send_timeout_s: float = 5.0
     """For a client to take one write; then it is cut."""
 
+    drain_timeout_s: float = 30.0
+    """For a client to take all that waits for it; one that only ever takes a part is cut."""
+
     close_timeout_s: float = 1.0
     """For a client to answer a close frame, and once more for it to hang up."""
+
+    stop_timeout_s: float = 0.5
+    """For all clients to be told that the server stops; those that do not listen are then dropped."""
 
     ping_interval_s: float = 10.0
     """Distance of the pings, whose payload is ``heartbeat``."""
@@ -96,7 +108,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Commands that name one subscription; more are answered with error 27."""
 
     depth_backlog: int = 1_000
-    """Deltas that wait one by one in an ``orderbook_delta`` subscription; beyond it `depth_overflow` rules."""
+    """Deltas that wait in an ``orderbook_delta`` subscription; beyond it `depth_overflow` rules."""
 
     depth_overflow: Literal["snapshot", "error"] = "snapshot"
     """Replace deltas that do not fit by fresh snapshots, or end the subscription with error 25."""
@@ -108,7 +120,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Replies that wait for a client, in bytes; one that commands without reading is closed with 1008."""
 
     use_yes_price: bool = False
-    """Scale of NO levels where a client does not say: true is the YES scale (Kalshi announced that it will be)."""
+    """Scale of NO levels where a client does not say; true is the YES scale, as Kalshi announced."""
 
     snapshot_cache_bytes: int = 33_554_432
     """Encoded snapshots kept for reuse, in bytes."""

@@ -22,32 +22,20 @@ from trio_websocket import (
 )
 from wsproto.utilities import LocalProtocolError
 
+from kalshibook.stream.options import StreamOptions
+
 __all__ = [
     "Handler",
     "Judge",
     "Refusal",
     "ServerSocket",
     "SocketClosed",
-    "SocketLimits",
     "WriteTimeout",
     "serve_socket",
 ]
 
 _CLOSE_OPCODE: Final = 0x88
 _READ_BYTES: Final = 16_384
-
-
-class SocketLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much and how long one socket may take."""
-
-    handshake_timeout_s: float = 5.0
-    """For the handshake request to arrive."""
-    send_timeout_s: float = 5.0
-    """For one write, of data or of a control frame."""
-    close_timeout_s: float = 1.0
-    """For the other side to answer a close frame, and once more for it to hang up."""
-    max_message_bytes: int = 65_536
-    """Longest message that is read; a longer one closes with 1009."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -86,9 +74,9 @@ class _Transport(trio.abc.Stream):
     what follows, a close frame included: the stream is aborted.
     """
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, limits: SocketLimits) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, options: StreamOptions) -> None:
         self._stream = stream
-        self._limits = limits
+        self._options = options
         self._lock = trio.StrictFIFOLock()
         self._close_sent = False
         self.timed_out = False
@@ -116,7 +104,7 @@ class _Transport(trio.abc.Stream):
     async def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
         written = False
         try:
-            with trio.move_on_at(min(deadline, trio.current_time() + self._limits.send_timeout_s)):
+            with trio.move_on_at(min(deadline, trio.current_time() + self._options.send_timeout_s)):
                 await self._stream.send_all(data)
                 written = True
         finally:
@@ -155,7 +143,7 @@ class _Transport(trio.abc.Stream):
         self.ended.set()
         try:
             with (
-                trio.move_on_after(self._limits.close_timeout_s),
+                trio.move_on_after(self._options.close_timeout_s),
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),
             ):
                 async with self._lock:
@@ -177,10 +165,12 @@ class _Transport(trio.abc.Stream):
 class ServerSocket:
     """An open WebSocket, handed to the handler of `serve_socket`."""
 
-    def __init__(self, connection: WebSocketConnection, transport: _Transport, limits: SocketLimits) -> None:
+    def __init__(
+        self, connection: WebSocketConnection, transport: _Transport, options: StreamOptions
+    ) -> None:
         self._connection = connection
         self._transport = transport
-        self._limits = limits
+        self._options = options
 
     async def receive(self) -> str | bytes:
         """
@@ -236,7 +226,7 @@ class ServerSocket:
         """
         if self._transport.ended.is_set():
             return
-        with trio.move_on_after(self._limits.close_timeout_s), suppress(LocalProtocolError):
+        with trio.move_on_after(self._options.close_timeout_s), suppress(LocalProtocolError):
             await self._connection.aclose(code, reason)
 
     def _failure(self) -> WriteTimeout | SocketClosed:
@@ -250,7 +240,7 @@ Handler: TypeAlias = Callable[[ServerSocket], Awaitable[None]]
 
 
 async def serve_socket(
-    stream: trio.abc.HalfCloseableStream, judge: Judge, handler: Handler, limits: SocketLimits
+    stream: trio.abc.HalfCloseableStream, judge: Judge, handler: Handler, options: StreamOptions
 ) -> None:
     """
     Serve one TCP connection as a WebSocket, from handshake to hanging up.
@@ -262,14 +252,14 @@ async def serve_socket(
         judge: decides about the handshake; a `Refusal` is answered over HTTP.
         handler: runs while the socket is open; when it returns, the socket is closed with 1000
             unless it was closed before.
-        limits: sizes and times.
+        options: sizes and times.
     """
-    transport = _Transport(stream, limits)
+    transport = _Transport(stream, options)
     try:
         async with trio.open_nursery() as nursery:
-            request = await _read_request(nursery, transport, limits)
+            request = await _read_request(nursery, transport, options)
             if request is not None:
-                await _answer(request, transport, judge, handler, limits)
+                await _answer(request, transport, judge, handler, options)
             if transport.hanging_up:
                 await transport.gone.wait()
             nursery.cancel_scope.cancel()
@@ -283,15 +273,15 @@ async def serve_socket(
 
 
 async def _read_request(
-    nursery: trio.Nursery, transport: _Transport, limits: SocketLimits
+    nursery: trio.Nursery, transport: _Transport, options: StreamOptions
 ) -> WebSocketRequest | None:
     # Without the watcher, a stream that ends before its request would be held until the
     # timeout: trio-websocket goes on waiting.
     request = None
-    with trio.move_on_after(limits.handshake_timeout_s) as scope:
+    with trio.move_on_after(options.handshake_timeout_s) as scope:
         async with trio.open_nursery() as race:
             race.start_soon(_cancel_at, transport.ended, scope)
-            request = await wrap_server_stream(nursery, transport, max_message_size=limits.max_message_bytes)
+            request = await wrap_server_stream(nursery, transport, max_message_size=options.max_message_bytes)
             race.cancel_scope.cancel()
     return request
 
@@ -302,13 +292,13 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 async def _answer(
-    request: WebSocketRequest, transport: _Transport, judge: Judge, handler: Handler, limits: SocketLimits
+    request: WebSocketRequest, transport: _Transport, judge: Judge, handler: Handler, options: StreamOptions
 ) -> None:
     refusal = judge(request)
     if refusal is not None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
         return
-    socket = ServerSocket(await request.accept(), transport, limits)
+    socket = ServerSocket(await request.accept(), transport, options)
     await handler(socket)
     await socket.close(1000, "")
