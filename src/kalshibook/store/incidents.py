@@ -40,6 +40,8 @@ class IncidentKind(StrEnum):
     """A reader of changes was too slow: changes were merged, or notices dropped."""
     FEED = "feed"
     """A feed changed its state or its way of working."""
+    CLIENT = "client"
+    """A client of the server was cut: it was too slow, broke a limit, or did not answer."""
 
 
 class Incident(msgspec.Struct, frozen=True, gc=False):
