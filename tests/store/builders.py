@@ -14,7 +14,9 @@ TICKER = "KXFROG-26DEC01-T40"
 class Script:
     """Feeds messages of one subscription into a store, numbering them as a gatherer would."""
 
-    def __init__(self, store: BookStore, *, source: str = "g1", connection: str | None = "c1", sid: int = 1) -> None:
+    def __init__(
+        self, store: BookStore, *, source: str = "g1", connection: str | None = "c1", sid: int = 1
+    ) -> None:
         self.store = store
         self.source, self.connection, self.sid = source, connection, sid
         self.sequence = itertools.count(1)
@@ -43,12 +45,23 @@ class Script:
         self.last[ticker] = sequence
         return Arrival(**fields)
 
-    def apply(self, event: BookDelta | BookSnapshot | Trade | Ticker | MarketLifecycle, **overrides: Any) -> str:
+    def apply(
+        self, event: BookDelta | BookSnapshot | Trade | Ticker | MarketLifecycle, **overrides: Any
+    ) -> str:
         """Apply one message in a batch of its own and return its outcome."""
+        if isinstance(event, BookDelta | BookSnapshot):
+            arrival = self.arrival(event.ticker, **overrides)
+        else:
+            # Other channels are other subscriptions and count for themselves.
+            last = self.last.get(event.ticker, 0)
+            arrival = self.arrival(event.ticker, **{"sid": 9, "previous_sequence": None, **overrides})
+            self.last[event.ticker] = last
         with self.store.writer() as writer:
-            return writer.apply(event, self.arrival(event.ticker, **overrides)).value
+            return writer.apply(event, arrival).value
 
-    def snapshot(self, yes: dict[int, int], no: dict[int, int], *, ticker: str = TICKER, **overrides: Any) -> str:
+    def snapshot(
+        self, yes: dict[int, int], no: dict[int, int], *, ticker: str = TICKER, **overrides: Any
+    ) -> str:
         """Apply a snapshot."""
         event = BookSnapshot(ticker, tuple(yes.items()), tuple(no.items()), None)
         return self.apply(event, **overrides)
@@ -65,7 +78,9 @@ def lifecycle(event_type: Any, *, ticker: str = TICKER, **fields: Any) -> Market
     return MarketLifecycle(**values)
 
 
-def trade(trade_id: str = "t1", *, price: int = 4_300, size: int = 1_025, ticker: str = TICKER, **fields: Any) -> Trade:
+def trade(
+    trade_id: str = "t1", *, price: int = 4_300, size: int = 1_025, ticker: str = TICKER, **fields: Any
+) -> Trade:
     """Return a trade."""
     values: dict[str, Any] = {
         "ticker": ticker,

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kalshibook.store import EMPTY_LADDER, ImpossibleChange, Ladder, Stamps
-
 from tests.store.builders import STAMPS, levels
 
 # Kalshi's tick grids as bands of (end, step) in $0.0001.
@@ -104,14 +103,14 @@ def test_a_change_moves_the_stamps_of_its_level_only(held: dict[int, int], price
 def test_a_finer_price_refines_the_grid_and_keeps_every_level() -> None:
     """A ladder on cents takes a tenth and a hundredth of a cent and forgets nothing."""
     ladder = EMPTY_LADDER.replaced([(100, 1), (9_900, 2)], STAMPS)
-    assert 100 == ladder.step
+    assert ladder.step == 100
 
     ladder = ladder.changed(1_230, 5, STAMPS)
-    assert 10 == ladder.step
+    assert ladder.step == 10
     ladder = ladder.changed(4, 6, STAMPS)
 
-    assert 1 == ladder.step
-    assert {4: 6, 100: 1, 1_230: 5, 9_900: 2} == levels(ladder)
+    assert ladder.step == 1
+    assert levels(ladder) == {4: 6, 100: 1, 1_230: 5, 9_900: 2}
 
 
 def test_a_delta_of_zero_returns_the_identical_ladder() -> None:
@@ -132,7 +131,7 @@ def test_taking_more_than_rests_is_impossible(price: int, change: int, resting: 
         ladder.changed(price, change, STAMPS)
 
     assert resting == found.value.resting
-    assert {4_000: 10} == levels(ladder)
+    assert levels(ladder) == {4_000: 10}
 
 
 def test_an_off_grid_price_is_not_found() -> None:
