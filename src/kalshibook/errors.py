@@ -13,6 +13,9 @@ KalshiBookError
 └── StoreError          the store is used against its rules: a bug in the caller
 """
 
+# What was found is quoted; it may be a megabyte, and a log or an incident list keeps it.
+_REASON_LIMIT = 300
+
 
 class KalshiBookError(Exception):
     """Base of everything that kalshibook raises on purpose."""
@@ -24,10 +27,12 @@ class WireError(KalshiBookError):
 
     Attributes:
         path: where in the message, as a JSON path such as ``$.payload.msg.price_dollars``.
-        reason: what was found and what was expected.
+        reason: what was found and what was expected, cut at 300 characters.
     """
 
     def __init__(self, path: str, reason: str) -> None:
+        if len(reason) > _REASON_LIMIT:
+            reason = f"{reason[:_REASON_LIMIT]}..."
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason

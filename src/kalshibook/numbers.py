@@ -61,7 +61,9 @@ def parse_price(text: object, path: str = "$") -> int:
         WireError: not a plain decimal string, finer than $0.0001, or over one dollar.
     """
     if type(text) is not str:
-        raise WireError(path, f"{text!r} is not a decimal string; prices are quoted, a JSON number loses precision")
+        raise WireError(
+            path, f"{text!r} is not a decimal string; prices are quoted, a JSON number loses precision"
+        )
     price = _LEVEL_PRICES.get(text)
     if price is not None:
         return price
@@ -84,7 +86,7 @@ def parse_level_price(text: object, path: str = "$") -> int:
     Raises:
         WireError: as `parse_price`, or the price is $0 or $1, where nothing can rest.
     """
-    price = _LEVEL_PRICES.get(text)  # type: ignore[call-overload]  # a miss is parsed and judged below
+    price = _LEVEL_PRICES.get(text) if type(text) is str else None
     if price is None:
         price = parse_price(text, path)
         if not 0 < price < ONE_DOLLAR:
@@ -99,15 +101,18 @@ def parse_size_change(text: object, path: str = "$") -> int:
     Raises:
         WireError: not a plain decimal string, finer than 0.01, a signed zero, or beyond 64 bits.
     """
-    try:
-        return _sizes[text]  # type: ignore[index]  # whatever else it is, it is judged below
-    except (KeyError, TypeError):
-        pass
     if type(text) is not str:
-        raise WireError(path, f"{text!r} is not a decimal string; counts are quoted, a JSON number loses precision")
+        raise WireError(
+            path, f"{text!r} is not a decimal string; counts are quoted, a JSON number loses precision"
+        )
+    known = _sizes.get(text)
+    if known is not None:
+        return known
     match = _SIZE.fullmatch(text)
     if match is None:
-        raise WireError(path, f"{text!r} is not a plain decimal of contracts such as '75.50', at most 18 digits long")
+        raise WireError(
+            path, f"{text!r} is not a plain decimal of contracts such as '75.50', at most 18 digits long"
+        )
     sign, whole, fraction = match.groups(default="")
     size = int(whole) * CENTS_PER_CONTRACT + int(fraction.ljust(2, "0"))
     if size > MAX_SIZE:

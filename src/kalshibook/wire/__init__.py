@@ -20,12 +20,11 @@ from kalshibook.wire.events import (
     WireEvent as WireEvent,
 )
 from kalshibook.wire.frames import (
-    Frame as Frame,
-    FrameHead as FrameHead,
     decode_frame as decode_frame,
     decode_head as decode_head,
     read_frame as read_frame,
 )
+from kalshibook.wire.messages import Frame as Frame, FrameHead as FrameHead
 
 __all__ = [
     "ENVELOPE_VERSION",

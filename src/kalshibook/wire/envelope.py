@@ -2,8 +2,9 @@
 The envelope: the value of a Kafka record, version 1, JSON.
 
 One schema serves both ends of the topic. The key of the record is the market's ticker. The
-fields up to `version` are always there; the others are optional, so that an envelope of another
-producer is read too, with what it lacks unknown:
+fields up to `version` are always there, but for a `sequence` where the channel has none; the
+others are optional, so that an envelope of another producer is read too, with what it lacks
+unknown:
 
 * `connection`: id of the gatherer's socket epoch; a sid and its numbers mean nothing beyond it.
 * `sid`: the subscription on that connection; the frame's own sid where it is missing.
@@ -12,27 +13,30 @@ producer is read too, with what it lacks unknown:
 * `receivedTimestampUs`, `publishedTimestampUs`: the times in microseconds.
 """
 
-from typing import Final
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 from kalshibook.errors import WireError
 from kalshibook.wire.events import Other
-from kalshibook.wire.frames import FRAME_TYPES, Frame, FrameHead, wire_error
+from kalshibook.wire.frames import UNREADABLE, decode_head, wire_error
+from kalshibook.wire.messages import FRAME_TYPES, Frame, Microseconds, Milliseconds
 
 __all__ = ["ENVELOPE_VERSION", "Envelope", "EnvelopeHead", "decode_envelope", "encode_envelope"]
 
 ENVELOPE_VERSION: Final = 1
 
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
 
 class _Header(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel", omit_defaults=True):
-    received_timestamp: int | None = None
+    received_timestamp: Milliseconds | None = None
     """When the gatherer received the frame, Unix milliseconds."""
-    published_timestamp: int | None = None
+    published_timestamp: Milliseconds | None = None
     """When the gatherer handed it to Kafka, Unix milliseconds."""
     channel: str = ""
     market_ticker: str = ""
-    sequence: int | None = None
+    sequence: Count | None = None
     """The frame's `seq`, or None where its channel has none."""
     source: str = ""
     """Which gatherer this is."""
@@ -40,9 +44,9 @@ class _Header(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel
     """The envelope's version; 0 stands for one that does not say and is read as version 1."""
     connection: str | None = None
     sid: int | None = None
-    previous_sequence: int | None = None
-    received_timestamp_us: int | None = None
-    published_timestamp_us: int | None = None
+    previous_sequence: Count | None = None
+    received_timestamp_us: Microseconds | None = None
+    published_timestamp_us: Microseconds | None = None
 
     @property
     def received_us(self) -> int | None:
@@ -77,7 +81,6 @@ class EnvelopeHead(_Header, frozen=True, gc=False, kw_only=True, rename="camel")
 
 _decoder = msgspec.json.Decoder(_KnownEnvelope)
 _head_decoder = msgspec.json.Decoder(EnvelopeHead)
-_frame_head_decoder = msgspec.json.Decoder(FrameHead)
 _encoder = msgspec.json.Encoder()
 
 
@@ -90,23 +93,29 @@ def decode_envelope(data: bytes) -> Envelope:
     """
     try:
         envelope: Envelope = _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         envelope = _with_unknown_payload(data, error)
-    if envelope.version not in (0, ENVELOPE_VERSION):
-        raise WireError("$.version", f"envelope version {envelope.version} is not {ENVELOPE_VERSION}")
+    _check_version(envelope)
     return envelope
 
 
 def _with_unknown_payload(data: bytes, error: Exception) -> Envelope:
     try:
         head = _head_decoder.decode(data)
-        kind = _frame_head_decoder.decode(head.payload).type
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise wire_error(error) from None
+    except UNREADABLE as head_error:
+        raise wire_error(head_error) from None
+    # Before the payload is judged: in another version it may well be another.
+    _check_version(head)
+    kind = decode_head(bytes(head.payload), "$.payload").type
     if kind in FRAME_TYPES:
         raise wire_error(error) from None
     fields = {name: getattr(head, name) for name in head.__struct_fields__ if name != "payload"}
     return Envelope(payload=Other(kind), **fields)
+
+
+def _check_version(envelope: _Header) -> None:
+    if envelope.version not in (0, ENVELOPE_VERSION):
+        raise WireError("$.version", f"envelope version {envelope.version} is not {ENVELOPE_VERSION}")
 
 
 def encode_envelope(

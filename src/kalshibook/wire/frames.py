@@ -1,15 +1,13 @@
 """
-Kalshi's WebSocket frames: typed, decoded in one pass, and read into fixed-point events.
+Kalshi's WebSocket frames: decoded in one pass, and read into fixed-point events.
 
-Field names and shapes: Kalshi WebSocket reference, channels `orderbook_delta`, `ticker`, `trade`,
-`market_lifecycle_v2` (autumn 2026). Legacy shapes in cents (before March 2026) are read too; where
-one frame carries several encodings exactly one is read, the most precise, chosen by key name.
+The shapes are in `wire.messages`. Where one frame carries several encodings exactly one is read,
+the most precise, chosen by key name.
 """
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, Final, TypeVar, get_args
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -38,208 +36,30 @@ from kalshibook.wire.events import (
     Trade,
     WireEvent,
 )
-
-__all__ = ["FRAME_TYPES", "Frame", "FrameHead", "decode_frame", "decode_head", "read_frame"]
-
-Pairs: TypeAlias = list[tuple[str, str]]
-CentPairs: TypeAlias = list[tuple[int, int]]
-DollarPairs: TypeAlias = list[tuple[str, int]]
-
-
-class SnapshotMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of an `orderbook_snapshot`."""
-
-    market_ticker: str
-    yes_dollars_fp: Pairs | None | UnsetType = UNSET
-    no_dollars_fp: Pairs | None | UnsetType = UNSET
-    yes_dollars: DollarPairs | None | UnsetType = UNSET
-    no_dollars: DollarPairs | None | UnsetType = UNSET
-    yes: CentPairs | None | UnsetType = UNSET
-    no: CentPairs | None | UnsetType = UNSET
-
-
-class DeltaMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of an `orderbook_delta`."""
-
-    market_ticker: str
-    side: Side
-    price_dollars: str | UnsetType = UNSET
-    delta_fp: str | UnsetType = UNSET
-    ts_ms: int | None = None
-    ts: str | int | None = None
-    price: int | UnsetType = UNSET
-    delta: int | UnsetType = UNSET
-
-
-class TickerMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of a `ticker`."""
-
-    market_ticker: str
-    price_dollars: str | UnsetType = UNSET
-    last_trade_size_fp: str | UnsetType = UNSET
-    volume_fp: str | UnsetType = UNSET
-    open_interest_fp: str | UnsetType = UNSET
-    dollar_volume: int | None = None
-    dollar_open_interest: int | None = None
-    ts_ms: int | None = None
-    ts: str | int | None = None
-    price: int | UnsetType = UNSET
-    volume: int | UnsetType = UNSET
-    open_interest: int | UnsetType = UNSET
-
-
-class TradeMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of a `trade`."""
-
-    trade_id: str
-    market_ticker: str
-    yes_price_dollars: str | UnsetType = UNSET
-    no_price_dollars: str | UnsetType = UNSET
-    count_fp: str | UnsetType = UNSET
-    taker_outcome_side: Side | None = None
-    taker_book_side: Literal["bid", "ask"] | None = None
-    taker_side: Side | None = None
-    is_block_trade: bool = False
-    ts_ms: int | None = None
-    ts: str | int | None = None
-    yes_price: int | UnsetType = UNSET
-    no_price: int | UnsetType = UNSET
-    count: int | UnsetType = UNSET
-
-
-class PriceRangeMessage(msgspec.Struct, frozen=True, gc=False):
-    """One element of `price_ranges`."""
-
-    start: str
-    end: str
-    step: str
-
-
-class AdditionalMetadata(msgspec.Struct, frozen=True, gc=False):
-    """`additional_metadata` of a `created` lifecycle message, as far as it is used."""
-
-    event_ticker: str | None = None
-    title: str | None = None
-
-
-class LifecycleMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of a `market_lifecycle_v2` or `multivariate_market_lifecycle`."""
-
-    market_ticker: str
-    event_type: str
-    open_ts: int | None = None
-    close_ts: int | None = None
-    result: str | None = None
-    settlement_value: str | None = None
-    determination_ts: int | None = None
-    settled_ts: int | None = None
-    price_ranges: list[PriceRangeMessage] | None = None
-    additional_metadata: AdditionalMetadata | None = None
-
-
-class EventMessage(msgspec.Struct, frozen=True, gc=False):
-    """`msg` of an `event_lifecycle` or `event_fee_update`."""
-
-    event_ticker: str
-
-
-class FrameHead(msgspec.Struct, frozen=True, gc=False):
-    """The keys that every frame may carry, whatever its type."""
-
-    type: str
-    sid: int | None = None
-    seq: int | None = None
-    sending_ts_ms: int | None = None
-
-
-class _Frame(msgspec.Struct, frozen=True, gc=False, tag_field="type"):
-    sid: int | None = None
-    seq: int | None = None
-    sending_ts_ms: int | None = None
-
-
-class SnapshotFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="orderbook_snapshot"):
-    """`orderbook_snapshot`."""
-
-    msg: SnapshotMessage
-
-
-class DeltaFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="orderbook_delta"):
-    """`orderbook_delta`."""
-
-    msg: DeltaMessage
-
-
-class TickerFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="ticker"):
-    """`ticker`."""
-
-    msg: TickerMessage
-
-
-# Bodies of the types below are passed on to subscribers, so they are kept as they came
-# and read a second time; these frames are rare beside deltas.
-class TradeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="trade"):
-    """`trade`."""
-
-    msg: msgspec.Raw
-
-
-class LifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="market_lifecycle_v2"):
-    """`market_lifecycle_v2`."""
-
-    msg: msgspec.Raw
-
-
-class ComboLifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="multivariate_market_lifecycle"):
-    """`multivariate_market_lifecycle`."""
-
-    msg: msgspec.Raw
-
-
-class EventLifecycleFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_lifecycle"):
-    """`event_lifecycle`."""
-
-    msg: msgspec.Raw
-
-
-class EventFeeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_fee_update"):
-    """`event_fee_update`."""
-
-    msg: msgspec.Raw
-
-
-class SubscribedFrame(_Frame, frozen=True, gc=False, tag="subscribed"):
-    """`subscribed`: carries no number."""
-
-
-class OkFrame(_Frame, frozen=True, gc=False, tag="ok"):
-    """`ok`: takes a number of its sid, but for the list reply, which has no sid."""
-
-
-class UnsubscribedFrame(_Frame, frozen=True, gc=False, tag="unsubscribed"):
-    """`unsubscribed`: the sid's last number."""
-
-
-class ErrorFrame(_Frame, frozen=True, gc=False, tag="error"):
-    """`error`: takes a number when it is scoped to a sid."""
-
-
-Frame: TypeAlias = (
-    SnapshotFrame
-    | DeltaFrame
-    | TickerFrame
-    | TradeFrame
-    | LifecycleFrame
-    | ComboLifecycleFrame
-    | EventLifecycleFrame
-    | EventFeeFrame
-    | SubscribedFrame
-    | OkFrame
-    | UnsubscribedFrame
-    | ErrorFrame
+from kalshibook.wire.messages import (
+    FRAME_TYPES,
+    ComboLifecycleFrame,
+    DeltaFrame,
+    EventFeeFrame,
+    EventLifecycleFrame,
+    EventMessage,
+    Frame,
+    FrameHead,
+    LifecycleFrame,
+    LifecycleMessage,
+    PriceRangeMessage,
+    SnapshotFrame,
+    TickerFrame,
+    TradeFrame,
+    TradeMessage,
 )
+from kalshibook.wire.times import parse_time
 
-FRAME_TYPES: Final = frozenset(str(frame.__struct_config__.tag) for frame in get_args(Frame))
+__all__ = ["UNREADABLE", "decode_frame", "decode_head", "read_frame", "wire_error"]
+
+# Nesting beyond the interpreter's limit is refused by msgspec with RecursionError; text with a lone
+# surrogate, which cannot be UTF-8, with UnicodeError. All three are faults of the message.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 _frame_decoder = msgspec.json.Decoder(Frame)
 _head_decoder = msgspec.json.Decoder(FrameHead)
@@ -260,10 +80,12 @@ def wire_error(error: Exception, path: str = "$") -> WireError:
     return WireError(path + (found or "$")[1:], reason)
 
 
-def _decode(decode: Callable[[bytes | str | msgspec.Raw], T], data: bytes | str | msgspec.Raw, path: str) -> T:
+def _decode(
+    decode: Callable[[bytes | str | msgspec.Raw], T], data: bytes | str | msgspec.Raw, path: str
+) -> T:
     try:
         return decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise wire_error(error, path) from None
 
 
@@ -285,19 +107,13 @@ def decode_frame(data: bytes | str, path: str = "$") -> Frame | Other:
         WireError: not JSON, not a frame, or a field that does not fit, with the field's path.
     """
     try:
-        return _frame_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        head = _head_decoder_or_none(data)
-        if head is not None and head.type not in FRAME_TYPES:
+        frame: Frame = _frame_decoder.decode(data)
+    except UNREADABLE as error:
+        head = decode_head(data, path)
+        if head.type not in FRAME_TYPES:
             return Other(head.type)
         raise wire_error(error, path) from None
-
-
-def _head_decoder_or_none(data: bytes | str) -> FrameHead | None:
-    try:
-        return _head_decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+    return frame
 
 
 def read_frame(frame: Frame | Other, path: str = "$") -> WireEvent:
@@ -311,16 +127,11 @@ def read_frame(frame: Frame | Other, path: str = "$") -> WireEvent:
         return _read_delta(frame, path)
     if type(frame) is Other:
         return frame
-    seq = frame.seq  # type: ignore[union-attr]  # Other has returned
-    if seq is not None and seq < 1:
-        raise WireError(f"{path}.seq", f"{seq} is not a sequence number; they start at 1")
     reader = _READERS.get(type(frame))
     return Other(str(frame.__struct_config__.tag)) if reader is None else reader(frame, path)
 
 
 def _read_delta(frame: DeltaFrame, path: str) -> BookDelta:
-    if frame.seq is not None and frame.seq < 1:
-        raise WireError(f"{path}.seq", f"{frame.seq} is not a sequence number; they start at 1")
     message = frame.msg
     if not message.market_ticker:
         raise WireError(f"{path}.msg.market_ticker", "the ticker is empty")
@@ -381,14 +192,16 @@ def _read_ticker(frame: TickerFrame, path: str) -> Ticker:
         raise WireError(f"{at}.market_ticker", "the ticker is empty")
     last_price: int | None = None
     if message.price_dollars is not UNSET:
-        # An empty string means never traded (seen live in November 2025).
-        last_price = parse_price(message.price_dollars, f"{at}.price_dollars") if message.price_dollars else None
+        # An empty string means never traded (seen live in November 2025); so does a size of 0.
+        last_price = (
+            parse_price(message.price_dollars, f"{at}.price_dollars") if message.price_dollars else None
+        )
     elif message.price is not UNSET:
         last_price = _cents(message.price, f"{at}.price")
     return Ticker(
         message.market_ticker,
         last_price or None,
-        _optional_size(message.last_trade_size_fp, f"{at}.last_trade_size_fp"),
+        _optional_size(message.last_trade_size_fp, f"{at}.last_trade_size_fp") or None,
         _optional_size(message.volume_fp, f"{at}.volume_fp", message.volume),
         _optional_size(message.open_interest_fp, f"{at}.open_interest_fp", message.open_interest),
         message.dollar_volume,
@@ -431,7 +244,7 @@ def _read_trade(frame: TradeFrame, path: str) -> Trade:
         message.is_block_trade,
         yes_price + no_price == ONE_DOLLAR,
         _exchange_us(message.ts_ms, message.ts, f"{at}.ts"),
-        _public_body(frame.msg),
+        _public_body(frame.msg, at),
     )
 
 
@@ -457,9 +270,11 @@ def _read_lifecycle(frame: LifecycleFrame | ComboLifecycleFrame, path: str) -> W
         None if value is None else parse_price(value, f"{at}.settlement_value"),
         extra.event_ticker if extra else None,
         extra.title if extra else None,
-        None if ranges is None else tuple(_range(item, f"{at}.price_ranges[{n}]") for n, item in enumerate(ranges)),
+        None
+        if ranges is None
+        else tuple(_range(item, f"{at}.price_ranges[{n}]") for n, item in enumerate(ranges)),
         _milliseconds(frame.sending_ts_ms) or _seconds(happened_s),
-        bytes(frame.msg),
+        _body(frame.msg, at),
     )
 
 
@@ -472,9 +287,10 @@ def _range(item: PriceRangeMessage, path: str) -> PriceRange:
 
 
 def _read_event(frame: EventLifecycleFrame | EventFeeFrame, path: str) -> EventFrame:
-    message = _decode(_event_decoder.decode, frame.msg, f"{path}.msg")
+    at = f"{path}.msg"
+    message = _decode(_event_decoder.decode, frame.msg, at)
     kind: Any = str(frame.__struct_config__.tag)
-    return EventFrame(message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), bytes(frame.msg))
+    return EventFrame(message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), _body(frame.msg, at))
 
 
 _READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
@@ -493,12 +309,23 @@ _LIFECYCLE_EVENTS: Final = frozenset(get_args(LifecycleEvent))
 _OWNER_FIELDS: Final = ("client_order_id", "subaccount", "last_update_reason")
 
 
-def _public_body(body: msgspec.Raw) -> bytes:
-    raw = bytes(body)
+def _public_body(body: msgspec.Raw, path: str) -> bytes:
+    raw = _body(body, path)
     if not any(field.encode() in raw for field in _OWNER_FIELDS):
         return raw
     fields = _object_decoder.decode(raw)
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in _OWNER_FIELDS})
+
+
+def _body(body: msgspec.Raw, path: str) -> bytes:
+    # The decoder skips what no field asks for without looking at its encoding; a body goes out to
+    # WebSocket clients as text, and one byte that is not UTF-8 would end every one of them.
+    raw = bytes(body)
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        raise WireError(path, f"not UTF-8: {error}") from None
+    return raw
 
 
 def _cents(found: int, path: str) -> int:
@@ -532,7 +359,7 @@ def _optional_size(text: str | UnsetType, path: str, contracts: int | UnsetType 
     if text is not UNSET:
         return parse_size(text, path)
     if contracts is not UNSET:
-        return _resting_contracts(contracts, path)
+        return _resting_contracts(contracts, path.removesuffix("_fp"))
     return None
 
 
@@ -545,18 +372,11 @@ def _seconds(seconds: int | None) -> int | None:
 
 
 def _exchange_us(ts_ms: int | None, ts: str | int | None, path: str) -> int | None:
-    """Choose the preferred `ts_ms`; else `ts`, which is RFC 3339 text on deltas and whole seconds elsewhere."""
+    """Choose the preferred `ts_ms`, else `ts`: RFC 3339 text on deltas, whole seconds elsewhere."""
     if ts_ms is not None:
         return ts_ms * 1_000
     if ts is None:
         return None
     if isinstance(ts, int):
         return ts * 1_000_000
-    try:
-        moment = datetime.fromisoformat(ts)
-    except ValueError:
-        raise WireError(path, f"{ts!r} is not an RFC 3339 time") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    seconds, microseconds = int(moment.replace(microsecond=0).timestamp()), moment.microsecond
-    return seconds * 1_000_000 + microseconds
+    return parse_time(ts, path)
