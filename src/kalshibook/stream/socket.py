@@ -26,6 +26,7 @@ from kalshibook.stream.options import StreamOptions
 
 __all__ = [
     "Handler",
+    "Handshake",
     "Judge",
     "Refusal",
     "ServerSocket",
@@ -36,6 +37,17 @@ __all__ = [
 
 _CLOSE_OPCODE: Final = 0x88
 _READ_BYTES: Final = 16_384
+
+
+class Handshake(msgspec.Struct, frozen=True):
+    """What a client asks for."""
+
+    path: str
+    """Target of the request, with its query."""
+    host: str
+    """The `Host` header."""
+    origin: str | None
+    """The `Origin` header, which browsers send; None where there is none."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -79,6 +91,8 @@ class _Transport(trio.abc.Stream):
         self._options = options
         self._lock = trio.StrictFIFOLock()
         self._close_sent = False
+        self.agreed = False
+        """The other side spoke WebSocket: its handshake was read."""
         self.timed_out = False
         self.hanging_up = False
         self.ended = trio.Event()
@@ -235,7 +249,7 @@ class ServerSocket:
         return SocketClosed(self._connection.closed)
 
 
-Judge: TypeAlias = Callable[[WebSocketRequest], Refusal | None]
+Judge: TypeAlias = Callable[[Handshake], Refusal | None]
 Handler: TypeAlias = Callable[[ServerSocket], Awaitable[None]]
 
 
@@ -268,6 +282,10 @@ async def serve_socket(
         # The other side went away in the handshake; or it pinged after our close frame, which
         # trio-websocket 0.12 answers although nothing may be sent any more.
         pass
+    except* UnicodeError:
+        # wsproto 1.3 decodes headers before it judges them: not our failure.
+        if transport.agreed:
+            raise
     finally:
         await transport.abort()
 
@@ -294,7 +312,8 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 async def _answer(
     request: WebSocketRequest, transport: _Transport, judge: Judge, handler: Handler, options: StreamOptions
 ) -> None:
-    refusal = judge(request)
+    transport.agreed = True
+    refusal = judge(_handshake(request))
     if refusal is not None:
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
@@ -302,3 +321,10 @@ async def _answer(
     socket = ServerSocket(await request.accept(), transport, options)
     await handler(socket)
     await socket.close(1000, "")
+
+
+def _handshake(request: WebSocketRequest) -> Handshake:
+    origin = dict(request.headers).get(b"origin")
+    # trio-websocket shows all headers but this one.
+    host = request._event.host  # noqa: SLF001
+    return Handshake(request.path, host, None if origin is None else origin.decode("latin-1"))
