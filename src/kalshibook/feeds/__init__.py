@@ -8,6 +8,7 @@ from kalshibook.feeds.base import (
     load_feed as load_feed,
 )
 from kalshibook.feeds.broker import EmbeddedBroker as EmbeddedBroker
+from kalshibook.feeds.kafka import KafkaFeed as KafkaFeed
 from kalshibook.feeds.options import KafkaOptions as KafkaOptions
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Feed",
     "FeedHealth",
     "FeedState",
+    "KafkaFeed",
     "KafkaOptions",
     "PartitionHealth",
     "load_feed",

@@ -24,13 +24,15 @@ _AT_LEAST_ONE: Final = (
     "rewind_minutes",
     "batch_records",
     "poll_timeout_ms",
-    "fetch_wait_ms",
     "partition_refresh_s",
     "quarantine_bytes",
 )
 _LONGEST_POLL_MS: Final = 100
+
 # A mask too many hides a mechanism's name; a mask too few puts a password into a log.
-_SECRET: Final = re.compile(r"password|passphrase|secret|token|credential|key|pem|auth|jaas|^sasl")
+_SECRET: Final = re.compile(
+    r"password|passphrase|secret|token|credential|key|pem|auth|jaas|\bsasl", re.IGNORECASE
+)
 
 
 def is_secret(name: str) -> bool:
@@ -69,12 +71,6 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     poll_timeout_ms: int = 50
     """Longest wait for a record before timers run, at most 100; a record that arrives ends it at once."""
-
-    fetch_wait_ms: int = 50
-    """
-    Longest time a broker holds a fetch that finds nothing. Kafka wakes a waiting fetch when a record
-    arrives, so this costs no latency there; the embedded broker does not, so this is its latency.
-    """
 
     partition_refresh_s: int = 30
     """How often partitions added to the topic are looked for."""

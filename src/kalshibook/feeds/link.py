@@ -1,0 +1,294 @@
+"""
+The connection to Kafka: one librdkafka consumer, what is asked of it, and what it says of itself.
+
+Whatever can be cured by waiting becomes `Unavailable`, with the state that names it.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, final
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+
+from kalshibook.errors import FeedError
+from kalshibook.feeds.base import FeedState
+from kalshibook.feeds.options import KafkaOptions
+from kalshibook.feeds.positions import Bounds
+
+__all__ = ["KafkaLink", "Unavailable", "connection_settings", "state_of"]
+
+_log = logging.getLogger(__name__)
+
+_REFUSED: Final = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 - so named in librdkafka: a local error
+        KafkaError._SSL,  # noqa: SLF001
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+_MISSING: Final = frozenset(
+    {
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    }
+)
+
+# Short, because a stop waits for it: while no broker answers every question takes so long.
+_FIRST_PATIENCE_S: Final = 0.5
+_MOST_PATIENCE_S: Final = 8.0
+
+_STATISTICS_MS: Final = 1_000
+_DEFAULTS: Final[Mapping[str, str | int | bool]] = {
+    "client.id": "kalshibook",
+    # No group is joined and nothing is committed; librdkafka wants the name none the less.
+    "group.id": "kalshibook",
+    # Kafka wakes a waiting fetch when a record arrives, so this costs no latency there.
+    "fetch.wait.max.ms": 50,
+    # By default a full local queue pauses fetching for a whole second.
+    "fetch.queue.backoff.ms": 10,
+    "queued.max.messages.kbytes": 32 * 1024,
+    "reconnect.backoff.max.ms": 2_000,
+}
+
+
+class _Broker(msgspec.Struct, gc=False):
+    nodeid: int = -1
+    state: str = ""
+
+
+class _Partition(msgspec.Struct, gc=False):
+    ls_offset: int = -1
+    fetchq_cnt: int = 0
+
+
+class _Topic(msgspec.Struct, gc=False):
+    partitions: dict[int, _Partition] = {}
+
+
+class _Statistics(msgspec.Struct, gc=False):
+    brokers: dict[str, _Broker] = {}
+    topics: dict[str, _Topic] = {}
+
+
+_statistics_decoder: Final = msgspec.json.Decoder(_Statistics, strict=False)
+
+
+class Unavailable(Exception):  # noqa: N818 - names a state, which passes
+    """
+    A question was not answered; it is asked again later.
+
+    Attributes:
+        state: what this means for the feed.
+        reason: for people.
+    """
+
+    def __init__(self, state: FeedState, reason: str) -> None:
+        super().__init__(reason)
+        self.state = state
+        self.reason = reason
+
+
+def state_of(error: KafkaError) -> FeedState:
+    """Return the state of a feed that meets this error."""
+    if error.code() in _REFUSED:
+        return FeedState.AUTHENTICATION_FAILED
+    return FeedState.TOPIC_MISSING if error.code() in _MISSING else FeedState.BROKER_DOWN
+
+
+def connection_settings(options: KafkaOptions) -> dict[str, Any]:
+    """Return the librdkafka settings that any client of these brokers needs."""
+    extra = {
+        name: str(value).lower() if isinstance(value, bool) else value
+        for name, value in options.extra.items()
+    }
+    return {"logger": _log, **extra, "bootstrap.servers": options.bootstrap_servers}
+
+
+@final
+class KafkaLink:
+    """
+    A consumer of all partitions of one topic. For one thread; nothing in it blocks for long.
+
+    Raises:
+        FeedError: librdkafka refuses a setting; the message names it.
+    """
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._topic = options.topic
+        self._patience_s = _FIRST_PATIENCE_S
+        self._last_reason = ""
+        self._without_broker = 0
+        self.trouble: Unavailable | None = None
+        """Why no broker can be reached, or None."""
+        self.ends: dict[int, int] = {}
+        """Newest known end by partition."""
+        self.known_partitions: frozenset[int] = frozenset()
+        """All partitions that the topic is known to have, those that are not read included."""
+        self.queued = 0
+        """Records fetched and not yet polled."""
+        settings = {
+            **_DEFAULTS,
+            **connection_settings(options),
+            "auto.offset.reset": "error",
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "enable.partition.eof": True,
+            "statistics.interval.ms": _STATISTICS_MS,
+            "topic.metadata.refresh.interval.ms": options.partition_refresh_s * 1_000,
+            "error_cb": self._on_error,
+            "stats_cb": self._on_statistics,
+        }
+        try:
+            self._consumer = Consumer(settings)
+        except KafkaException as error:
+            raise FeedError(f"librdkafka refuses a setting: {error.args[0].str()}") from error
+        except (TypeError, ValueError) as error:
+            raise FeedError(f"librdkafka refuses a setting: {error}") from error
+
+    def partitions(self) -> list[int]:
+        """
+        Ask which partitions the topic has.
+
+        Raises:
+            Unavailable: no answer, or no such topic.
+        """
+        try:
+            topic = self._consumer.list_topics(self._topic, timeout=_FIRST_PATIENCE_S).topics[self._topic]
+        except KafkaException as error:
+            raise self._unavailable(error.args[0]) from None
+        if topic.error is not None:
+            state = state_of(topic.error)
+            known = "the brokers do not know it" if state is FeedState.TOPIC_MISSING else topic.error.str()
+            raise Unavailable(state, f"topic {self._topic!r}: {known}")
+        if not topic.partitions:
+            raise Unavailable(FeedState.CONNECTING, f"topic {self._topic!r} has no partitions yet")
+        return sorted(topic.partitions)
+
+    def bounds(self, partitions: Iterable[int]) -> dict[int, Bounds]:
+        """
+        Ask what is kept of each partition.
+
+        Raises:
+            Unavailable: no answer in time; the next call waits longer.
+        """
+        found: dict[int, Bounds] = {}
+        for partition in partitions:
+            try:
+                answer = self._consumer.get_watermark_offsets(
+                    TopicPartition(self._topic, partition), timeout=self._patience_s
+                )
+            except KafkaException as error:
+                raise self._impatient(error.args[0]) from None
+            found[partition] = Bounds(*answer)
+        return found
+
+    def offsets_at(self, partitions: Iterable[int], time_ms: int) -> dict[int, int]:
+        """
+        Ask for the first record of each partition that is not older; -1 where there is none.
+
+        Args:
+            partitions: which.
+            time_ms: Unix milliseconds.
+
+        Raises:
+            Unavailable: no answer in time; the next call waits longer.
+        """
+        wanted = [TopicPartition(self._topic, partition, time_ms) for partition in partitions]
+        try:
+            answers = self._consumer.offsets_for_times(wanted, timeout=self._patience_s)
+        except KafkaException as error:
+            raise self._impatient(error.args[0]) from None
+        for answer in answers:
+            if answer.error is not None:
+                raise self._impatient(answer.error)
+        return {answer.partition: answer.offset for answer in answers}
+
+    def assign(self, offsets: Mapping[int, int]) -> None:
+        """Read these partitions from these offsets, and no others."""
+        self._patience_s = _FIRST_PATIENCE_S
+        self._consumer.assign(
+            [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
+        )
+
+    def unassign(self) -> None:
+        """Read nothing."""
+        self._consumer.unassign()
+
+    def add(self, partition: int) -> None:
+        """Read one more partition, from its beginning."""
+        self._consumer.incremental_assign([TopicPartition(self._topic, partition, OFFSET_BEGINNING)])
+
+    def restart(self, partition: int) -> None:
+        """Read a partition from its beginning again."""
+        # Not `seek`: librdkafka refuses it for a partition whose offset was out of range.
+        self._consumer.incremental_unassign([TopicPartition(self._topic, partition)])
+        self.add(partition)
+
+    def poll(self, most: int, timeout_s: float) -> list[Message]:
+        """
+        Return records and events as soon as there are some.
+
+        Args:
+            most: how many at most.
+            timeout_s: how long to wait for the first.
+        """
+        # `consume` alone would wait for a full batch or for the whole timeout, with records in hand.
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        return [first, *self._consumer.consume(most - 1, timeout=0)] if most > 1 else [first]
+
+    def close(self) -> None:
+        """Disconnect; it takes milliseconds, whatever the brokers do."""
+        self._consumer.close()
+
+    def _impatient(self, error: KafkaError) -> Unavailable:
+        # Brokers do answer (the partitions are known), but a search by time may read cold disks.
+        self._patience_s = min(self._patience_s * 2, _MOST_PATIENCE_S)
+        return self._unavailable(error)
+
+    def _unavailable(self, error: KafkaError) -> Unavailable:
+        self._consumer.poll(0)  # serves the callbacks, which know the reason better
+        if self.trouble is not None:
+            return self.trouble
+        return Unavailable(state_of(error), self._last_reason or error.str())
+
+    def _on_error(self, error: KafkaError) -> None:
+        code = error.code()
+        if code in _REFUSED:
+            self.trouble = Unavailable(FeedState.AUTHENTICATION_FAILED, error.str())
+        elif code != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
+            self._last_reason = error.str()
+        elif self.trouble is None or self.trouble.state is FeedState.BROKER_DOWN:
+            # A refused login also ends the connection; the refusal is what people need to know.
+            self.trouble = Unavailable(FeedState.BROKER_DOWN, self._last_reason or error.str())
+
+    def _on_statistics(self, text: str) -> None:
+        statistics = _statistics_decoder.decode(text)
+        if any(broker.nodeid >= 0 and broker.state == "UP" for broker in statistics.brokers.values()):
+            self.trouble = None
+            self._without_broker = 0
+            self._last_reason = ""
+        else:
+            self._without_broker += 1
+            # A connection that hangs reports no error for a minute.
+            if self._without_broker > 1 and self.trouble is None:
+                reason = self._last_reason or "no broker is connected"
+                self.trouble = Unavailable(FeedState.BROKER_DOWN, reason)
+        topic = statistics.topics.get(self._topic)
+        if topic is not None:
+            partitions = {number: one for number, one in topic.partitions.items() if number >= 0}
+            self.known_partitions = frozenset(partitions)
+            self.ends = {number: one.ls_offset for number, one in partitions.items() if one.ls_offset >= 0}
+            self.queued = sum(one.fetchq_cnt for one in partitions.values())

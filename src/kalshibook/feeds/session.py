@@ -1,0 +1,185 @@
+"""The reading loop of the Kafka feed: find the place, read, keep time, begin again when needed."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, final
+
+from confluent_kafka import KafkaError, Message
+
+from kalshibook.errors import FeedError
+from kalshibook.feeds.base import FeedState
+from kalshibook.feeds.link import KafkaLink, Unavailable, state_of
+from kalshibook.feeds.options import KafkaOptions
+from kalshibook.feeds.positions import (
+    Bounds,
+    Positions,
+    Start,
+    start_at_beginning,
+    start_at_offsets,
+    start_at_time,
+)
+from kalshibook.feeds.quarantine import Quarantine
+from kalshibook.feeds.records import RecordIntake
+from kalshibook.store import BookStore, IncidentKind, StoreWriter
+
+__all__ = ["ReadingSession"]
+
+_TICK_US: Final = 100_000
+_FIRST_PAUSE_S: Final = 0.1
+_LONGEST_PAUSE_S: Final = 2.0
+_RETENTION: Final = frozenset(
+    {
+        KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001 - so named in librdkafka: a local error
+        KafkaError._LOG_TRUNCATION,  # noqa: SLF001
+        KafkaError.OFFSET_OUT_OF_RANGE,
+    }
+)
+
+
+@final
+class ReadingSession:
+    """
+    Reads a topic into a store until told to stop. Everything here runs on the feed's thread.
+
+    Args:
+        store: for its incidents.
+        writer: its writer, held by the feed.
+        options: the feed's settings.
+        link: the connection.
+        quarantine: where unreadable records go.
+        show: called with every state and its reason; repeats are the callee's to drop.
+        stopping: set when the session shall end.
+    """
+
+    def __init__(
+        self,
+        store: BookStore,
+        writer: StoreWriter,
+        options: KafkaOptions,
+        link: KafkaLink,
+        quarantine: Quarantine,
+        show: Callable[[FeedState, str], None],
+        stopping: threading.Event,
+    ) -> None:
+        self._store = store
+        self._writer = writer
+        self._options = options
+        self._link = link
+        self._quarantine = quarantine
+        self._show = show
+        self._stopping = stopping
+        self._ticked_us = 0
+        self._note = ""
+        self.positions: Final = Positions()
+        self.intake: Final = RecordIntake(options.topic, writer, quarantine)
+
+    def run(self) -> None:
+        """Read until told to stop; an exception is a fault of this program."""
+        self._show(FeedState.CONNECTING, f"looking for topic {self._options.topic!r}")
+        self._begin()
+        while not self._stopping.is_set():
+            self._turn()
+
+    def _turn(self) -> None:
+        messages = self._link.poll(self._options.batch_records, self._options.poll_timeout_ms / 1_000)
+        if messages:
+            next_offsets, events = self.intake.take(messages, _now_us())
+            self.positions.consumed(next_offsets)
+            # After the records: an end of a partition follows the records before it.
+            for event in events:
+                self._on_event(event)
+            self._writer.commit()
+        if self._keep_time():
+            self._look_around()
+        self._judge()
+
+    def _begin(self, resume_at: dict[int, int] | None = None) -> None:
+        """Find where to begin, for as long as it takes, and begin there, or go on at `resume_at`."""
+        pause_s = _FIRST_PAUSE_S
+        while not self._stopping.is_set():
+            try:
+                bounds = self._link.bounds(self._link.partitions())
+                start = self._start(bounds) if resume_at is None else start_at_offsets(bounds, resume_at)
+            except Unavailable as missing:
+                self._show(missing.state, missing.reason)
+                self._pause(pause_s)
+                pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+                continue
+            for partition, reason in start.overtaken.items():
+                self._writer.doubt_all(reason, partition)
+            self.positions.begin(start.offsets, bounds)
+            self._link.assign(start.offsets)
+            self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
+            self._store.incidents.record(IncidentKind.FEED, self._note)
+            self._judge()
+            return
+
+    def _start(self, bounds: dict[int, Bounds]) -> Start:
+        options = self._options
+        if options.start == "beginning":
+            return start_at_beginning(bounds)
+        if options.start == "offsets":
+            return start_at_offsets(bounds, options.start_offsets)
+        wanted_ms = int(time.time() * 1_000) - options.rewind_minutes * 60_000
+        found = self._link.offsets_at(bounds, wanted_ms)
+        return start_at_time(bounds, found, self._link.offsets_at(bounds, 0), options.rewind_minutes)
+
+    def _on_event(self, message: Message) -> None:
+        error = message.error()
+        assert error is not None, "records are taken by the intake"
+        partition: int = message.partition()  # type: ignore[assignment]  # -1 where it concerns none
+        code = error.code()
+        if error.fatal():
+            raise FeedError(f"librdkafka cannot go on: {error.str()}")
+        if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
+            self.positions.end_reached(partition, message.offset())  # type: ignore[arg-type]
+        elif code in _RETENTION:
+            offset = self.positions.next_offsets[partition]
+            reason = f"records from offset {offset} of partition {partition} on are gone: {error.str()}"
+            self._writer.doubt_all(reason, partition)
+            self.positions.restart(partition)
+            self._link.restart(partition)
+        elif state_of(error) is not FeedState.BROKER_DOWN:
+            self._link.unassign()
+            self._show(state_of(error), f"topic {self._options.topic!r}: {error.str()}")
+            self._begin(self.positions.next_offsets)
+        elif code != KafkaError.GROUP_AUTHORIZATION_FAILED:  # no group is used, so none has to be allowed
+            self._store.incidents.record(IncidentKind.FEED, error.str(), partition=partition)
+
+    def _keep_time(self) -> bool:
+        now_us = _now_us()
+        # A clock that was set back must not stop the timer until it has caught up with itself.
+        if 0 <= now_us - self._ticked_us < _TICK_US:
+            return False
+        self._ticked_us = now_us
+        self._writer.tick(now_us)
+        self._writer.commit()
+        self._quarantine.poll()
+        return True
+
+    def _look_around(self) -> None:
+        self.positions.ends_at(self._link.ends)
+        for partition in self._link.known_partitions - self.positions.next_offsets.keys():
+            self.positions.add(partition)
+            self._link.add(partition)
+            self._store.incidents.record(IncidentKind.FEED, "a partition was added", partition=partition)
+
+    def _pause(self, seconds: float) -> None:
+        end_s = time.monotonic() + seconds
+        while not self._stopping.wait(min(0.1, max(end_s - time.monotonic(), 0.0))):
+            self._keep_time()
+            if time.monotonic() >= end_s:
+                return
+
+    def _judge(self) -> None:
+        caught_up = self.positions.caught_up
+        self._writer.set_ready(caught_up)
+        if self._link.trouble is not None:
+            self._show(self._link.trouble.state, self._link.trouble.reason)
+        else:
+            self._show(FeedState.LIVE if caught_up else FeedState.CATCHING_UP, self._note)
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1_000
