@@ -16,7 +16,7 @@ One dict a frame: `name`, `kind`, `why`, `frame` (a text is raw), and what is to
 * `reply`: what a server answers when the frame comes from a client; `given` subscriptions, by sid,
   stand already. In a reply null is an absent key.
 * `store`: for the frames of the tape that a gatherer publishes, the number it published before for
-  this market, and the books that differ afterwards.
+  this market, the message's outcome, and the books that differ afterwards.
 """
 
 
