@@ -1,0 +1,1 @@
+"""REST, health, metrics and the page: Quart-Trio on Hypercorn, attached to any store."""

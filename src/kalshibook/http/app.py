@@ -1,0 +1,80 @@
+"""The REST application: a Quart-Trio app that reads any store."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from quart import Quart, Response, g, request
+from quart_schema import tag_blueprint
+from quart_trio import QuartTrio
+
+from kalshibook.http.books import books_blueprint
+from kalshibook.http.context import Context
+from kalshibook.http.errors import install_error_handlers
+from kalshibook.http.health import FeedReport
+from kalshibook.http.kalshi import kalshi_blueprint
+from kalshibook.http.openapi import install_openapi
+from kalshibook.http.operations import operations_blueprint
+from kalshibook.http.options import HttpOptions
+from kalshibook.http.pages import pages_blueprint
+from kalshibook.http.tops import tops_blueprint
+from kalshibook.http.traffic import Traffic
+from kalshibook.store import BookStore
+
+__all__ = ["make_app"]
+
+
+def make_app(
+    store: BookStore,
+    options: HttpOptions | None = None,
+    *,
+    feeds: Sequence[Callable[[], FeedReport]] = (),
+    stream_statistics: Callable[[], Mapping[str, int]] | None = None,
+    now_us: Callable[[], int] | None = None,
+) -> QuartTrio:
+    """
+    Return an application that serves a store; run it with `kalshibook.http.server.serve`.
+
+    Args:
+        store: what is read; the application never writes to it.
+        options: limits.
+        feeds: each called for a feed's health (`Feed.health`), by ``/readyz`` and ``/metrics``.
+        stream_statistics: called for the counts of a stream server beside this one.
+        now_us: the clock, microseconds since the epoch; the system's where None.
+    """
+    options = options or HttpOptions()
+    app = QuartTrio("kalshibook", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = options.max_body_bytes
+    context = Context(
+        store, options, feeds=feeds, stream_statistics=stream_statistics, now_us=now_us or _system_clock
+    )
+    install_error_handlers(app)
+    install_openapi(app)
+    for tag, blueprint in (
+        ("books", tops_blueprint(context)),
+        ("books", books_blueprint(context)),
+        ("Kalshi's shape", kalshi_blueprint(context)),
+        ("operation", operations_blueprint(context)),
+        ("pages", pages_blueprint()),
+    ):
+        tag_blueprint(blueprint, [tag])
+        app.register_blueprint(blueprint)
+    _count_traffic(app, context.traffic)
+    return app
+
+
+def _count_traffic(app: Quart, traffic: Traffic) -> None:
+    @app.before_request
+    async def begin() -> None:
+        g.began = time.perf_counter()
+
+    @app.after_request
+    async def end(response: Response) -> Response:
+        # The endpoint, not the path: a path names a market, and a label must not.
+        rule = request.url_rule
+        endpoint = "none" if rule is None else rule.endpoint
+        traffic.count(endpoint, response.status_code, time.perf_counter() - g.began)
+        return response
+
+
+def _system_clock() -> int:
+    return time.time_ns() // 1_000

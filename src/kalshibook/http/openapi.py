@@ -1,0 +1,102 @@
+"""
+``/openapi.json`` from the structs that requests are read into and answers are made of.
+
+quart-schema walks the routes; how a struct becomes a schema is done here, because its own way
+keeps one component per struct and leaves references to nested ones hanging.
+"""
+
+import inspect
+from typing import Any, Final
+
+import msgspec
+from quart import Quart
+from quart_schema import Info, OpenAPIProvider, QuartSchema
+
+from kalshibook import __version__
+
+__all__ = ["install_openapi"]
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+
+_DESCRIPTION: Final = (
+    "Every Kalshi order book, always consistent. Each answer is read from one version of the store and says "
+    "which; each book says how far it can be trusted. Errors are `{code, message, details}`."
+)
+
+
+class _Provider(OpenAPIProvider):
+    def build_querystring_parameters(self, model: type[Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Describe a query string; what may be left out is not sent as null."""
+        schema, components = _schema(model)
+        own = components.pop(schema["$ref"].rpartition("/")[2])
+        required = own.get("required", [])
+        parameters = []
+        for name, described in own["properties"].items():
+            facts = _without_null(described)
+            parameter = {"name": name, "in": "query", "required": name in required, "schema": facts}
+            if "description" in facts:
+                parameter["description"] = facts.pop("description")
+            parameters.append(parameter)
+        return parameters, components
+
+    def build_request_body(
+        self,
+        model: type[Any],
+        source: object,  # noqa: ARG002 - quart-schema's signature
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Describe a JSON body."""
+        schema, components = _schema(model)
+        return {"required": True, "content": {"application/json": {"schema": schema}}}, components
+
+    def build_response_object(
+        self,
+        model: type[Any],
+        headers_model: type[Any] | None,  # noqa: ARG002 - quart-schema's signature
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Describe a JSON answer."""
+        schema, components = _schema(model)
+        content = {"application/json": {"schema": schema}}
+        return {"description": inspect.getdoc(model) or "", "content": content}, components
+
+    def build_path_parameter(
+        self,
+        name: str,
+        converter: object,  # noqa: ARG002 - quart-schema's signature
+    ) -> dict[str, Any]:
+        """Describe a part of the path, which is always a ticker."""
+        return {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": "The market's ticker, case-sensitive.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+        }
+
+
+def install_openapi(app: Quart) -> None:
+    """Serve the description of every endpoint of `app` at ``/openapi.json``."""
+    # The pages that come with quart-schema load their scripts from elsewhere; ours, at /docs, does not.
+    QuartSchema(
+        app,
+        redoc_ui_path=None,
+        scalar_ui_path=None,
+        swagger_ui_path=None,
+        info=Info(title="kalshibook", version=__version__, description=_DESCRIPTION),
+        conversion_preference="msgspec",
+        openapi_provider_class=_Provider,
+    )
+
+
+def _schema(model: type[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    (schema,), components = msgspec.json.schema_components([model], ref_template=_REFERENCE)
+    return schema, components
+
+
+def _without_null(described: dict[str, Any]) -> dict[str, Any]:
+    facts = {name: value for name, value in described.items() if not (name == "default" and value is None)}
+    choices = [choice for choice in facts.pop("anyOf", ()) if choice != {"type": "null"}]
+    if len(choices) == 1:
+        facts.update(choices[0])
+    if None in facts.get("enum", ()):
+        facts["enum"] = [choice for choice in facts["enum"] if choice is not None]
+    return facts
