@@ -9,7 +9,7 @@ stale; only a snapshot heals it.
 """
 
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
@@ -54,16 +54,20 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
         cls, envelope: Envelope, *, partition: int, offset: int, kafka_us: int | None, consumed_us: int | None
     ) -> "Arrival":
         """Take over what an envelope says; its frame's own `sid` and `seq` stand in for missing ones."""
-        frame = envelope.payload
         sid, sequence = envelope.sid, envelope.sequence
+        if sid is None:
+            sid = getattr(envelope.payload, "sid", None)
+        if sequence is None:
+            sequence = getattr(envelope.payload, "seq", None)
+        received_us, published_us = envelope.received_timestamp_us, envelope.published_timestamp_us
         return cls(
             envelope.source,
             envelope.connection,
-            getattr(frame, "sid", None) if sid is None else sid,
-            getattr(frame, "seq", None) if sequence is None else sequence,
+            sid,
+            sequence,
             envelope.previous_sequence,
-            envelope.received_us,
-            envelope.published_us,
+            envelope.received_us if received_us is None else received_us,
+            envelope.published_us if published_us is None else published_us,
             kafka_us,
             consumed_us,
             partition,
@@ -119,7 +123,7 @@ class Outcome(StrEnum):
     """An offset without a message for a store."""
 
 
-class Result(NamedTuple):
+class Result(msgspec.Struct, frozen=True, gc=False):
     """A book after a message. The identical book means that nothing changed."""
 
     book: Book

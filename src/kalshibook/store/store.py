@@ -9,13 +9,12 @@ import msgspec
 from kalshibook.errors import NotReady, Stale, StoreError
 from kalshibook.store.book import Book, TopOfBook
 from kalshibook.store.changes import ChangeReader
-from kalshibook.store.cut import EMPTY_VERSION, Cut, StoreVersion, Tops
-from kalshibook.store.directory import Directory
-from kalshibook.store.history import History
-from kalshibook.store.incidents import IncidentKind, IncidentLog
+from kalshibook.store.cut import Cut, Tops
+from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.nested import HAS_C_VECTOR, warn_without_c_vector
 from kalshibook.store.options import StoreOptions
 from kalshibook.store.reducer import Outcome
+from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition
 from kalshibook.store.writer import StoreWriter
 
@@ -63,18 +62,12 @@ class BookStore:
     """
 
     def __init__(self, options: StoreOptions | None = None) -> None:
-        options = options or StoreOptions()
         warn_without_c_vector()
-        self.incidents = IncidentLog(options.incident_capacity)
+        self._state = StoreState(options or StoreOptions())
+        self.incidents = self._state.incidents
         """What went wrong, and what was put right."""
-        self._directory = Directory()
-        self._version: StoreVersion = EMPTY_VERSION
-        self._history = History(options.recent_versions, options.history_seconds, options.history_step_ms)
-        self._history.add(self._version)
-        self._ready = threading.Event()
         self._writing = threading.Lock()
-        self._writer = StoreWriter(self)
-        self._readers: tuple[ChangeReader, ...] = ()
+        self._writer = StoreWriter(self._state)
         self._readers_changing = threading.Lock()
         self._past_conflated = 0
         self._past_lost = 0
@@ -83,7 +76,7 @@ class BookStore:
 
     def cut(self) -> Cut:
         """Return the whole store as it is now."""
-        return Cut(self._version, self._directory)
+        return Cut(self._state.version, self._state.directory)
 
     def as_of(self, time_us: int) -> Cut:
         """
@@ -95,8 +88,9 @@ class BookStore:
         Raises:
             VersionGone: the time lies before what is kept.
         """
-        newest = self._version
-        return Cut(newest if newest.applied_us <= time_us else self._history.as_of(time_us), self._directory)
+        state = self._state
+        newest = state.version
+        return Cut(newest if newest.applied_us <= time_us else state.history.as_of(time_us), state.directory)
 
     def at(self, version: int) -> Cut:
         """
@@ -105,7 +99,7 @@ class BookStore:
         Raises:
             VersionGone: it is not kept, or not there yet.
         """
-        return Cut(self._history.at(version), self._directory)
+        return Cut(self._state.history.at(version), self._state.directory)
 
     def book(
         self,
@@ -171,7 +165,7 @@ class BookStore:
     @property
     def ready(self) -> bool:
         """Whether the feed has caught up."""
-        return self._version.ready
+        return self._state.version.ready
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """
@@ -183,7 +177,7 @@ class BookStore:
         Returns:
             Whether it has.
         """
-        return self._ready.wait(timeout)
+        return self._state.ready.wait(timeout)
 
     def changes(self, *, capacity: int = 65_536, wake: Callable[[], None] | None = None) -> ChangeReader:
         """
@@ -196,12 +190,12 @@ class BookStore:
         """
         reader = ChangeReader(capacity, wake, self._forget_reader, self._reader_overflowed)
         with self._readers_changing:
-            self._readers = (*self._readers, reader)
+            self._state.readers = (*self._state.readers, reader)
         return reader
 
     def statistics(self) -> StoreStatistics:
         """Return counts for people and metrics."""
-        version, writer, readers = self._version, self._writer, self._readers
+        version, writer, readers = self._state.version, self._writer, self._state.readers
         counts = version.counts
         return StoreStatistics(
             version=version.number,
@@ -232,36 +226,10 @@ class BookStore:
         """
         return WriterLease(self._writing, self._writer)
 
-    def publish(self, version: StoreVersion) -> None:
-        """Make a version the current one. Only the writer may call this."""
-        # The history first: whoever learns a version's number from a read then finds it there.
-        self._history.add(version)
-        was_ready, self._version = self._version.ready, version
-        if version.ready is not was_ready:
-            if version.ready:
-                self._ready.set()
-            else:
-                self._ready.clear()
-
-    @property
-    def current(self) -> StoreVersion:
-        """The current version, as the writer sees it."""
-        return self._version
-
-    @property
-    def directory(self) -> Directory:
-        """Tickers and their numbers."""
-        return self._directory
-
-    @property
-    def readers(self) -> tuple[ChangeReader, ...]:
-        """Open readers of changes."""
-        return self._readers
-
     def _forget_reader(self, reader: ChangeReader) -> None:
         with self._readers_changing:
-            if reader in self._readers:
-                self._readers = tuple(other for other in self._readers if other is not reader)
+            if reader in self._state.readers:
+                self._state.readers = tuple(other for other in self._state.readers if other is not reader)
                 self._past_conflated += reader.total_conflated
                 self._past_lost += reader.total_lost
 

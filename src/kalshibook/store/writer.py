@@ -2,9 +2,7 @@
 
 import heapq
 import time
-from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import msgspec
 from pyrsistent import PVector
@@ -28,6 +26,7 @@ from kalshibook.store.reducer import (
     is_on_grid,
     move_status,
 )
+from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition, StatusEvent
 from kalshibook.wire import (
     BookDelta,
@@ -40,9 +39,6 @@ from kalshibook.wire import (
     WireEvent,
 )
 
-if TYPE_CHECKING:
-    from kalshibook.store.store import BookStore
-
 __all__ = ["StoreWriter"]
 
 # Trade ids that are remembered to drop a trade that comes twice (several gatherers see each
@@ -53,13 +49,13 @@ _TRADES_REMEMBERED = 131_072
 class StoreWriter:
     """Applies messages; every call makes one version. From `BookStore.writer`."""
 
-    def __init__(self, store: "BookStore") -> None:
-        self._store = store
+    def __init__(self, state: StoreState) -> None:
+        self._state = state
         self._notices: list[Notice] = []
         self._partitions: list[int] = []
         self._due: list[tuple[int, int, StatusEvent]] = []
         self._trades: dict[str, None] = {}
-        self.outcomes: Counter[Outcome] = Counter()
+        self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """How many messages ended how."""
         self.off_grid = 0
         self.empty_snapshots = 0
@@ -78,24 +74,26 @@ class StoreWriter:
         if type(event) is Other or type(event) is EventFrame:
             return self._pass_on(event, arrival)
         ticker = event.ticker  # type: ignore[union-attr]  # the two without one have returned
-        current = self._store.current
-        number = self._store.directory.number(ticker)
+        state = self._state
+        current = state.version
+        number = state.directory.number(ticker)
         if number is None:
             current, number = self._admitted(current, ticker, arrival.partition)
         book = current.books[number]
         applied_us = self._now_us(current)
         result = self._reduced(book, event, arrival, applied_us, current.number + 1)
-        self.outcomes[result.outcome] += 1
         self._publish(current, book, result.book, arrival.partition, arrival.offset + 1, applied_us, event)
+        outcome = result.outcome
+        self.outcomes[outcome] += 1
         if result.incident is not None:
-            self._store.incidents.record(
+            state.incidents.record(
                 result.incident,
                 result.detail,
                 ticker=ticker,
                 partition=arrival.partition,
                 offset=arrival.offset,
             )
-        return result.outcome
+        return outcome
 
     def reject(self, error: WireError, arrival: Arrival, ticker: str | None) -> None:
         """
@@ -107,9 +105,9 @@ class StoreWriter:
             ticker: the market, as far as it is known, for example from the record's key.
         """
         self.outcomes[Outcome.REJECTED] += 1
-        current = self._store.current
-        number = None if ticker is None else self._store.directory.number(ticker)
-        self._store.incidents.record(
+        current = self._state.version
+        number = None if ticker is None else self._state.directory.number(ticker)
+        self._state.incidents.record(
             IncidentKind.REJECTED,
             str(error),
             ticker=ticker,
@@ -127,15 +125,15 @@ class StoreWriter:
     def skip(self, partition: int, next_offset: int) -> None:
         """Move a partition's offset over what carries no message, such as a tombstone."""
         self.outcomes[Outcome.SKIPPED] += 1
-        current = self._store.current
+        current = self._state.version
         self._publish_offset(current, partition, next_offset, self._now_us(current))
 
     def doubt(self, ticker: str, reason: str) -> None:
         """Turn one market's book stale."""
-        number = self._store.directory.number(ticker)
+        number = self._state.directory.number(ticker)
         if number is not None:
             self._doubt([number], reason)
-            self._store.incidents.record(IncidentKind.DOUBTED, reason, ticker=ticker)
+            self._state.incidents.record(IncidentKind.DOUBTED, reason, ticker=ticker)
 
     def doubt_all(self, reason: str, partition: int | None = None) -> None:
         """Turn all books stale, or those whose messages come by one partition, in one version."""
@@ -147,13 +145,13 @@ class StoreWriter:
             ),
             reason,
         )
-        self._store.incidents.record(IncidentKind.DOUBTED, reason, partition=partition)
+        self._state.incidents.record(IncidentKind.DOUBTED, reason, partition=partition)
 
     def tick(self, now_us: int) -> None:
         """Open and close the markets whose time has come: the two steps that have no message."""
         while self._due and self._due[0][0] <= now_us:
             due_us, number, step = heapq.heappop(self._due)
-            current = self._store.current
+            current = self._state.version
             book = current.books[number]
             planned_us = book.market.open_us if step is StatusEvent.OPENS else book.market.close_us
             # A time that was moved leaves its old entry behind; the market itself knows better.
@@ -167,18 +165,22 @@ class StoreWriter:
         if not self._notices:
             return
         notices, self._notices = self._notices, []
-        for reader in self._store.readers:
+        for reader in self._state.readers:
             reader.put(notices)
 
     def set_ready(self, ready: bool) -> None:
         """Say whether the feed has caught up."""
-        current = self._store.current
+        current = self._state.version
         if current.ready is not ready:
-            self._store.publish(
+            self._state.publish(
                 msgspec.structs.replace(
                     current, number=current.number + 1, ready=ready, applied_us=self._now_us(current)
                 )
             )
+        if ready:
+            self._state.ready.set()
+        else:
+            self._state.ready.clear()
 
     def _reduced(
         self, book: Book, event: WireEvent, arrival: Arrival, applied_us: int, version: int
@@ -214,22 +216,24 @@ class StoreWriter:
         event: WireEvent | None,
     ) -> None:
         number = current.number + 1
-        offsets = current.offsets if partition is None else _moved(current.offsets, partition, next_offset)
-        books, counts = current.books, current.counts
+        state = self._state
+        offsets, books, counts = current.offsets, current.books, current.counts
+        if partition is not None:
+            offsets = _moved(offsets, partition, next_offset)
         if new is not old:
             books = books.replaced(new.market.number, new)
             if new.copy is not old.copy or new.market is not old.market:
                 counts = _recounted(counts, old.condition, new.condition)
-        self._store.publish(StoreVersion(number, books, offsets, applied_us, current.ready, counts))
+        state.publish(StoreVersion(number, books, offsets, applied_us, current.ready, counts))
         # A book of which only the last number moved tells a reader nothing.
-        if self._store.readers and (new.version == number or _is_passed_on(event)):
+        if state.readers and (new.version == number or _is_passed_on(event)):
             self._notices.append(Change(old, new, event, 1, number))
 
     def _publish_offset(
         self, current: StoreVersion, partition: int, next_offset: int, applied_us: int
     ) -> None:
         offsets = _moved(current.offsets, partition, next_offset)
-        self._store.publish(
+        self._state.publish(
             StoreVersion(
                 current.number + 1, current.books, offsets, applied_us, current.ready, current.counts
             )
@@ -239,24 +243,24 @@ class StoreWriter:
         outcome = Outcome.OTHER
         if isinstance(event, EventFrame):
             outcome = Outcome.EVENT
-            if self._store.readers:
+            if self._state.readers:
                 self._notices.append(event)
         self.outcomes[outcome] += 1
-        current = self._store.current
+        current = self._state.version
         self._publish_offset(current, arrival.partition, arrival.offset + 1, self._now_us(current))
         return outcome
 
     def _admitted(self, current: StoreVersion, ticker: str, partition: int) -> tuple[StoreVersion, int]:
         # The new book becomes visible with the version that its first message makes. Its number is
         # in the shared directory before that, which no reader minds: no version is that long yet.
-        number = self._store.directory.add(ticker)
+        number = self._state.directory.add(ticker)
         self._partitions.append(partition)
         counts = msgspec.structs.replace(current.counts, awaiting=current.counts.awaiting + 1)
         books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
         return msgspec.structs.replace(current, books=books, counts=counts), number
 
     def _doubt(self, numbers: Iterable[int], reason: str) -> None:
-        current = self._store.current
+        current = self._state.version
         version = current.number + 1
         books, counts = current.books, current.counts
         changes: list[Change] = []
@@ -269,10 +273,10 @@ class StoreWriter:
                 changes.append(Change(old, new, None, 1, version))
         if changes:
             applied_us = self._now_us(current)
-            self._store.publish(
+            self._state.publish(
                 StoreVersion(version, books, current.offsets, applied_us, current.ready, counts)
             )
-            if self._store.readers:
+            if self._state.readers:
                 self._notices.extend(changes)
 
     def _plan(self, old: Book, new: Book) -> None:
@@ -297,13 +301,12 @@ class StoreWriter:
     @staticmethod
     def _now_us(current: StoreVersion) -> int:
         # Never backwards, whatever the clock does: the history is searched by this time.
-        now_us = time.time_ns() // 1_000
-        return max(now_us, current.applied_us)
+        return max(time.time_ns() // 1_000, current.applied_us)
 
 
 def _moved(offsets: PVector[int], partition: int, next_offset: int) -> PVector[int]:
-    while len(offsets) <= partition:
-        offsets = offsets.append(-1)
+    if len(offsets) <= partition:
+        offsets = offsets.extend([-1] * (partition + 1 - len(offsets)))
     return offsets.set(partition, next_offset)
 
 
