@@ -1,0 +1,98 @@
+"""Many WebSocket frames for one client, put together for one write."""
+
+from typing import Final
+
+from kalshibook.store import Book, BookStore, Cut
+from kalshibook.stream.encode import snapshot_tail
+
+__all__ = ["FrameWriter", "SnapshotCache"]
+
+# RFC 6455, 5.2: FIN and opcode 1 (text), then the length in 7, 16 or 64 bits; a server does not mask.
+_SHORT: Final = tuple(bytes((0x81, length)) for length in range(126))
+_MEDIUM_LIMIT: Final = 65_536
+
+
+def _frame_header(length: int) -> bytes:
+    if length < len(_SHORT):
+        return _SHORT[length]
+    if length < _MEDIUM_LIMIT:
+        return b"\x81\x7e" + length.to_bytes(2, "big")
+    return b"\x81\x7f" + length.to_bytes(8, "big")
+
+
+class SnapshotCache:
+    """
+    Encoded snapshots of the books' current versions, shared by all clients and bounded in bytes.
+
+    After a restart of ours every client asks for the same books at once.
+    """
+
+    __slots__ = ("_capacity_bytes", "_held", "_size")
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self._capacity_bytes = capacity_bytes
+        self._held: dict[tuple[str, bool], tuple[Book, bytes]] = {}
+        self._size = 0
+
+    def tail(self, book: Book, *, yes_scale: bool) -> bytes:
+        """Return the tail of a book's `orderbook_snapshot`."""
+        key = (book.market.ticker, yes_scale)
+        held = self._held.get(key)
+        if held is not None:
+            if held[0] is book:
+                return held[1]
+            self._size -= len(held[1])
+            del self._held[key]
+        tail = snapshot_tail(book, yes_scale=yes_scale)
+        if self._size + len(tail) > self._capacity_bytes:
+            self._held.clear()
+            self._size = 0
+        if len(tail) <= self._capacity_bytes:
+            self._held[key] = (book, tail)
+            self._size += len(tail)
+        return tail
+
+
+class FrameWriter:
+    """
+    Collects frames up to a limit, with what they share: the time of sending and one cut of the store.
+
+    The frame that reaches the limit is still taken whole, so that a frame longer than the limit
+    is sent too.
+    """
+
+    __slots__ = ("_cut", "_limit_bytes", "_parts", "_store", "frames", "size", "snapshots", "stamp")
+
+    def __init__(self, store: BookStore, snapshots: SnapshotCache, limit_bytes: int, now_us: int) -> None:
+        self._store = store
+        self._limit_bytes = limit_bytes
+        self._parts: list[bytes] = []
+        self._cut: Cut | None = None
+        self.snapshots = snapshots
+        self.stamp = b',"sending_ts_ms":%d' % (now_us // 1_000)
+        self.size = 0
+        self.frames = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the limit is reached."""
+        return self.size >= self._limit_bytes
+
+    @property
+    def cut(self) -> Cut:
+        """The newest version of the store, the same for everything in this write."""
+        if self._cut is None:
+            self._cut = self._store.cut()
+        return self._cut
+
+    def add(self, opening: bytes, head: bytes, tail: bytes) -> None:
+        """Append one text frame of three pieces."""
+        length = len(opening) + len(head) + len(tail)
+        header = _frame_header(length)
+        self._parts += (header, opening, head, tail)
+        self.size += len(header) + length
+        self.frames += 1
+
+    def joined(self) -> bytes:
+        """Return all frames."""
+        return b"".join(self._parts)

@@ -1,0 +1,127 @@
+"""From a change of the store to the subscriptions it concerns: made into an item once, then referred to."""
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from kalshibook.store import Book, Change, Condition, Ladder, Level, top_changed
+from kalshibook.stream.encode import delta_tail, notice_opening, notice_tail
+from kalshibook.stream.outbox import DepthItem, Latest, Notice
+from kalshibook.stream.shared import Body, Shared
+from kalshibook.stream.subscription import AnySubscription
+from kalshibook.wire import BookDelta, BookSnapshot, EventFrame, MarketLifecycle, Trade
+
+__all__ = ["Publisher"]
+
+_COMBO_PREFIX: Final = "KXMVE"
+_TRADE_OPENING: Final = notice_opening("trade")
+_LIFECYCLE: Final = "market_lifecycle_v2"
+_COMBO_LIFECYCLE: Final = "multivariate_market_lifecycle"
+
+
+class Publisher:
+    """Walks the routes."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        routes = shared.routes
+        self._depth = ((routes["orderbook_delta"], False), (shared.yes_scale_routes, True))
+        self._tops = routes["top_of_book"]
+        self._tickers = routes["ticker"]
+        self._trades = routes["trade"]
+        self._lifecycles = {name: routes[name] for name in (_LIFECYCLE, _COMBO_LIFECYCLE)}
+
+    def change(self, change: Change, now_us: int) -> None:
+        """Hand one market's change to whoever subscribes to it."""
+        ticker = change.new.market.ticker
+        for routes, yes_scale in self._depth:
+            if routes and (found := routes.find(ticker)):
+                self._hand(found, depth_item(change, yes_scale=yes_scale))
+        if self._tops and (found := self._tops.find(ticker)) and is_top_news(change):
+            self._hand(found, self._latest(change, now_us, self._shared.tops.of(change.new)))
+        if self._tickers and (found := self._tickers.find(ticker)) and is_ticker_news(change):
+            self._hand(found, self._latest(change, now_us, self._shared.tickers.of(change.new)))
+        event = change.event
+        if type(event) is Trade:
+            if self._trades and (found := self._trades.find(ticker)):
+                self._hand(found, Notice(ticker, _TRADE_OPENING, notice_tail(event.body)))
+        elif type(event) is MarketLifecycle:
+            kind = _COMBO_LIFECYCLE if ticker.startswith(_COMBO_PREFIX) else _LIFECYCLE
+            self._hand(
+                self._lifecycles[kind].every, Notice(ticker, notice_opening(kind), notice_tail(event.body))
+            )
+
+    def event(self, frame: EventFrame) -> None:
+        """Hand a message about an event to the lifecycle subscriptions of its kind of event."""
+        kind = _COMBO_LIFECYCLE if frame.event_ticker.startswith(_COMBO_PREFIX) else _LIFECYCLE
+        found = self._lifecycles[kind].every
+        self._hand(found, Notice(frame.event_ticker, notice_opening(frame.type), notice_tail(frame.body)))
+
+    def lost(self) -> None:
+        """Account for notices that never came: a subscription to them has a hole and must end."""
+        for routes in (self._trades, *self._lifecycles.values()):
+            self._shared.doomed += routes.all()
+
+    def _hand(self, found: Collection[AnySubscription], item: DepthItem | Latest | Notice | None) -> None:
+        if item is not None:
+            for subscription in found:
+                subscription.push(item)
+            self._shared.counters.routed += len(found)
+
+    @staticmethod
+    def _latest(change: Change, now_us: int, body: Body) -> Latest:
+        new = change.new
+        return Latest(new.market.ticker, new.version, body, now_us, change.merged)
+
+
+def depth_item(change: Change, *, yes_scale: bool) -> DepthItem | None:
+    """
+    Return what a change means for full depth: a delta, the order for a snapshot, or nothing.
+
+    A copy that is not live sends nothing; what makes it live again sends a snapshot.
+    """
+    old, new = change.old, change.new
+    if new.copy is not Condition.LIVE:
+        return None
+    if old.copy is Condition.LIVE:
+        # Empty ladders are one shared object, so only the stamps tell that a snapshot came between.
+        if old.yes is new.yes and old.no is new.no and old.stamps is new.stamps:
+            return None
+        event = change.event
+        if change.merged == 1 and type(event) is BookDelta:
+            return DepthItem(event.ticker, new.version, delta_tail(event, yes_scale=yes_scale))
+        if change.merged == 1 and type(event) is BookSnapshot and _is_same(old, new):
+            return None
+    return DepthItem(new.market.ticker, new.version, None)
+
+
+def is_top_news(change: Change) -> bool:
+    """Tell whether a change is one for `top_of_book`; the first word on a market always is."""
+    return change.old.version == 0 or top_changed(change.old, change.new)
+
+
+def is_ticker_news(change: Change) -> bool:
+    """Tell whether a field of `ticker` changed, other than its time."""
+    old, new = change.old, change.new
+    return (
+        old.copy is not new.copy
+        or _quote_differs(old.yes, new.yes)
+        or _quote_differs(old.no, new.no)
+        or (old.activity is not new.activity and old.activity != new.activity)
+    )
+
+
+def _quote_differs(old: Ladder, new: Ladder) -> bool:
+    if old is new:
+        return False
+    before, after = old.best, new.best
+    if before is None or after is None:
+        return before is not after
+    return before.price != after.price or before.size != after.size
+
+
+def _is_same(old: Book, new: Book) -> bool:
+    return _sizes(old.yes) == _sizes(new.yes) and _sizes(old.no) == _sizes(new.no)
+
+
+def _sizes(levels: Iterable[Level]) -> list[tuple[int, int]]:
+    return [(level.price, level.size) for level in levels]
