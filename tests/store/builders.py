@@ -23,6 +23,8 @@ class Script:
         self.offsets = itertools.count()
         self.last: dict[str, int] = {}
         self.clock_us = itertools.count(1_000_000, 1_000)
+        with store.writer() as writer:
+            writer.set_ready(True)
 
     def arrival(self, ticker: str, **overrides: Any) -> Arrival:
         """Return the next arrival for a market."""

@@ -9,7 +9,7 @@ from kalshibook.store.nested import NestedVector
 
 
 def version(number: int, applied_us: int) -> StoreVersion:
-    return StoreVersion(number, NestedVector.empty(), pvector(), applied_us, True, ConditionCounts())
+    return StoreVersion(number, NestedVector.empty(), pvector(), applied_us, None, ConditionCounts())
 
 
 @given(st.lists(st.integers(0, 400_000), max_size=60), st.integers(0, 5_000_000))

@@ -201,8 +201,9 @@ def test_past_versions_can_be_read_by_number_and_by_time(store: BookStore, scrip
         store.at(then.version + 5)
 
 
-def test_readiness_is_part_of_a_version(store: BookStore) -> None:
+def test_readiness_is_part_of_a_version() -> None:
     """A cut knows whether the feed had caught up; waiting ends when it has."""
+    store = BookStore()
     assert not store.wait_ready(timeout=0)
     before = store.cut()
     with store.writer() as writer:
@@ -214,6 +215,20 @@ def test_readiness_is_part_of_a_version(store: BookStore) -> None:
     with store.writer() as writer:
         writer.set_ready(False)
     assert not store.wait_ready(timeout=0)
+
+
+def test_a_store_that_is_behind_refuses_single_reads(store: BookStore, script: Script) -> None:
+    """Books of a feed that is catching up are the past's: a read says so unless told to go on."""
+    script.snapshot({100: 1}, {})
+    with store.writer() as writer:
+        writer.set_ready(False, "the broker is gone")
+
+    with pytest.raises(NotReady, match="the broker is gone"):
+        store.top(TICKER)
+    assert {100: 1} == levels(store.book(TICKER, allow_stale=True).yes)
+    assert "the broker is gone" == store.cut().behind
+    assert TICKER in store.tops([TICKER]).cut
+    assert not store.tops([TICKER]).cut.ready
 
 
 def test_a_second_writer_is_refused(store: BookStore) -> None:

@@ -31,11 +31,14 @@ class StoreVersion(msgspec.Struct, frozen=True, gc=False):
     offsets: PVector[int]
     """Next offset to consume by partition; -1 where nothing was consumed."""
     applied_us: int
-    ready: bool
+    behind: str | None
+    """Why the store may be behind its feed, or None when it has caught up."""
     counts: ConditionCounts
 
 
-EMPTY_VERSION = StoreVersion(0, NestedVector.empty(), pvector(), 0, False, ConditionCounts())
+EMPTY_VERSION = StoreVersion(
+    0, NestedVector.empty(), pvector(), 0, "no feed has caught up yet", ConditionCounts()
+)
 
 
 class Tops(msgspec.Struct, frozen=True):
@@ -80,8 +83,13 @@ class Cut(Mapping[str, Book]):
 
     @property
     def ready(self) -> bool:
-        """Whether the feed had caught up."""
-        return self._version.ready
+        """Whether the feed had caught up and was connected."""
+        return self._version.behind is None
+
+    @property
+    def behind(self) -> str | None:
+        """Why the books may be older than what the feed's source has, or None when they are not."""
+        return self._version.behind
 
     @property
     def counts(self) -> ConditionCounts:

@@ -116,15 +116,20 @@ class BookStore:
             ticker: the market.
             max_age_ms: refuse a book whose last message is older, milliseconds.
             min_offset: refuse unless the record at each offset is consumed, by partition.
-            allow_stale: return a book that is in doubt too; its `condition` says so.
+            allow_stale: return a book that is in doubt too, or of a store that is behind its feed; its
+                `condition` and `Cut.behind` say so.
 
         Raises:
             UnknownMarket: no message has named the market.
-            NotReady: no snapshot has arrived, or an offset is not reached.
+            NotReady: the store is behind its feed, no snapshot has arrived, or an offset is not reached.
             Stale: the book is in doubt, or older than `max_age_ms`.
         """
         cut = self.cut()
         require_offsets(cut, min_offset)
+        # While a feed catches up, its books are those of the past: complete, consistent and wrong.
+        if cut.behind is not None and not allow_stale:
+            reason = f"{cut.behind}; wait_ready() waits for it, allow_stale=True reads what is there"
+            raise NotReady(f"the store is behind: {reason}", ticker=ticker)
         book = cut[ticker]
         if book.copy is Condition.AWAITING:
             raise NotReady(
@@ -164,8 +169,8 @@ class BookStore:
 
     @property
     def ready(self) -> bool:
-        """Whether the feed has caught up."""
-        return self._state.version.ready
+        """Whether the feed has caught up and is connected."""
+        return self._state.version.behind is None
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """
@@ -204,7 +209,7 @@ class BookStore:
             live=counts.live,
             stale=counts.stale,
             closed=counts.closed,
-            ready=version.ready,
+            ready=version.behind is None,
             outcomes={outcome.value: writer.outcomes[outcome] for outcome in Outcome},
             off_grid=writer.off_grid,
             empty_snapshots=writer.empty_snapshots,

@@ -168,19 +168,27 @@ class StoreWriter:
         for reader in self._state.readers:
             reader.put(notices)
 
-    def set_ready(self, ready: bool) -> None:
-        """Say whether the feed has caught up."""
-        current = self._state.version
-        if current.ready is not ready:
-            self._state.publish(
+    def set_ready(self, ready: bool, reason: str = "its feed has not caught up") -> None:
+        """
+        Say whether the store is as new as what its feed reads from.
+
+        Args:
+            ready: whether the feed has caught up and is connected.
+            reason: why not, for people.
+        """
+        behind = None if ready else reason
+        state, current = self._state, self._state.version
+        if current.behind != behind:
+            applied_us = self._now_us(current)
+            state.publish(
                 msgspec.structs.replace(
-                    current, number=current.number + 1, ready=ready, applied_us=self._now_us(current)
+                    current, number=current.number + 1, behind=behind, applied_us=applied_us
                 )
             )
         if ready:
-            self._state.ready.set()
+            state.ready.set()
         else:
-            self._state.ready.clear()
+            state.ready.clear()
 
     def _reduced(
         self, book: Book, event: WireEvent, arrival: Arrival, applied_us: int, version: int
@@ -224,7 +232,7 @@ class StoreWriter:
             books = books.replaced(new.market.number, new)
             if new.copy is not old.copy or new.market is not old.market:
                 counts = _recounted(counts, old.condition, new.condition)
-        state.publish(StoreVersion(number, books, offsets, applied_us, current.ready, counts))
+        state.publish(StoreVersion(number, books, offsets, applied_us, current.behind, counts))
         # A book of which only the last number moved tells a reader nothing.
         if state.readers and (new.version == number or _is_passed_on(event)):
             self._notices.append(Change(old, new, event, 1, number))
@@ -235,7 +243,7 @@ class StoreWriter:
         offsets = _moved(current.offsets, partition, next_offset)
         self._state.publish(
             StoreVersion(
-                current.number + 1, current.books, offsets, applied_us, current.ready, current.counts
+                current.number + 1, current.books, offsets, applied_us, current.behind, current.counts
             )
         )
 
@@ -274,7 +282,7 @@ class StoreWriter:
         if changes:
             applied_us = self._now_us(current)
             self._state.publish(
-                StoreVersion(version, books, current.offsets, applied_us, current.ready, counts)
+                StoreVersion(version, books, current.offsets, applied_us, current.behind, counts)
             )
             if self._state.readers:
                 self._notices.extend(changes)
