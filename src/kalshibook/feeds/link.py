@@ -59,6 +59,8 @@ _DEFAULTS: Final[Mapping[str, str | int | bool]] = {
     "fetch.queue.backoff.ms": 10,
     "queued.max.messages.kbytes": 32 * 1024,
     "reconnect.backoff.max.ms": 2_000,
+    # How long a topic that has vanished is given to come back before that is said.
+    "topic.metadata.propagation.max.ms": 10_000,
 }
 
 

@@ -111,7 +111,6 @@ class ReadingSession:
             self.positions.begin(start.offsets, bounds)
             self._link.assign(start.offsets)
             self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
-            self._store.incidents.record(IncidentKind.FEED, self._note)
             self._judge()
             return
 

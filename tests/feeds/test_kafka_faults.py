@@ -1,0 +1,181 @@
+"""What a feed does when brokers and topics fail it; the suite on a real Kafka goes further."""
+
+from collections.abc import Callable
+
+import pytest
+from confluent_kafka import KafkaError
+
+from kalshibook.feeds import EmbeddedBroker, FeedState, KafkaFeed
+from kalshibook.store import BookStore, Condition, IncidentKind
+from tests.feeds.reading import TIMEOUT_S, TOPIC, options_for, reaches, topic_of
+from tests.kafka.gatherer import Gatherer, books_of
+
+METADATA = 3
+LIST_OFFSETS = 2
+FETCH = 1
+
+
+def test_broker_goes_and_comes_back(broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore) -> None:
+    """An outage is a state with a reason; afterwards reading goes on where it was."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        broker.down()
+        assert feed.wait_state(FeedState.BROKER_DOWN, timeout=TIMEOUT_S)
+        assert feed.health().reason
+        assert not feed.health().ok
+        broker.up()
+        assert feed.wait_state(FeedState.LIVE, timeout=TIMEOUT_S)
+        gatherer.delta("A", "yes", 4_000, 100)
+        gatherer.flush()
+        reaches(store, lambda cut: cut.reaches({0: 1}))
+
+    assert gatherer.books == books_of(store.cut())
+    assert [FeedState.STOPPED, FeedState.LIVE, FeedState.BROKER_DOWN, FeedState.LIVE] == [
+        FeedState(found.detail.split()[3].rstrip(":"))
+        for found in store.incidents.recent()
+        if found.kind is IncidentKind.FEED
+    ][:4]
+
+
+def test_broker_comes_after_the_feed(broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore) -> None:
+    """A feed that is started first waits, says so, and is not ready."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    broker.down()
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_state(FeedState.BROKER_DOWN, timeout=TIMEOUT_S)
+        assert not store.ready
+        broker.up()
+        assert feed.wait_ready(TIMEOUT_S)
+
+    assert gatherer.books == books_of(store.cut())
+
+
+def test_topic_comes_after_the_feed(broker: EmbeddedBroker, store: BookStore) -> None:
+    """A topic that is missing is a state that names it; it is read once it is there."""
+    with KafkaFeed(store, options_for(broker, topic="later")) as feed:
+        assert feed.wait_state(FeedState.TOPIC_MISSING, timeout=TIMEOUT_S)
+        assert "'later'" in feed.health().reason
+        assert not store.ready
+        broker.create_topic("later", 2)
+        assert feed.wait_ready(TIMEOUT_S)
+        with Gatherer(topic_of(broker, "later")) as gatherer:
+            gatherer.snapshot("A", 1)
+            gatherer.flush()
+            reaches(store, lambda cut: "A" in cut)
+
+
+@pytest.mark.parametrize("request_kind", [METADATA, LIST_OFFSETS])
+def test_questions_at_the_start_fail(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore, request_kind: int
+) -> None:
+    """Answers that fail at the start are asked for again."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    broker.push_errors(request_kind, [KafkaError._TRANSPORT] * 3)
+    with KafkaFeed(store, options_for(broker, start="rewind")) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+
+    assert gatherer.books == books_of(store.cut())
+
+
+def test_reading_is_refused_for_a_while(broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore) -> None:
+    """A topic that may not be read is a state; once it may, reading goes on where it was."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        broker.push_errors(FETCH, [KafkaError.TOPIC_AUTHORIZATION_FAILED])
+        assert feed.wait_state(FeedState.AUTHENTICATION_FAILED, timeout=TIMEOUT_S)
+        assert feed.wait_state(FeedState.LIVE, timeout=TIMEOUT_S)
+        gatherer.delta("A", "yes", 4_000, 100)
+        gatherer.flush()
+        reaches(store, lambda cut: cut.reaches({0: 1}))
+
+    assert gatherer.books == books_of(store.cut())
+    assert {"snapshot": 1, "delta": 1} == {
+        name: count for name, count in store.statistics().outcomes.items() if count
+    }
+
+
+def test_records_are_gone_before_they_are_read(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
+) -> None:
+    """A broker that has no such offset any more makes the partition's books stale, and is read on."""
+    for ticker, partition in (("A", 0), ("B", 1)):
+        gatherer.snapshot(ticker, partition)
+    gatherer.deltas(20)
+    gatherer.flush()
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        # So the embedded broker answers one fetch, of one or more partitions.
+        broker.push_errors(FETCH, [KafkaError.OFFSET_OUT_OF_RANGE])
+        reaches(store, lambda cut: cut.counts.stale > 0)
+        assert feed.wait_ready(TIMEOUT_S)
+        gatherer.snapshot("A", 0)
+        gatherer.snapshot("B", 1)
+        gatherer.flush()
+        reaches(store, lambda cut: cut.counts.live == 2 and cut.reaches({0: 11, 1: 11}))
+        assert feed.wait_ready(TIMEOUT_S)
+        assert 0 == feed.health().lag
+
+    assert gatherer.books == books_of(store.cut())
+    doubts = [found for found in store.incidents.recent() if found.kind is IncidentKind.DOUBTED]
+    assert doubts
+    assert all("are gone" in found.detail and found.partition is not None for found in doubts)
+
+
+def test_topic_is_replaced_by_a_larger_one(broker: EmbeddedBroker, store: BookStore) -> None:
+    """A topic that was made anew is a loss that is seen; its new partitions are found and read."""
+    with Gatherer(topic_of(broker)) as gatherer:
+        for number in range(3):
+            gatherer.snapshot(f"M{number}", number)
+        gatherer.flush()
+        with KafkaFeed(store, options_for(broker, partition_refresh_s=1)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            broker.delete_topic(TOPIC)
+            broker.create_topic(TOPIC, 5)
+            cut = reaches(store, lambda cut: cut.counts.stale == 3)
+            assert {"M0", "M1", "M2"} == set(cut)
+            with Gatherer(topic_of(broker), connection="c2") as again:
+                again.snapshot("M0", 0)
+                again.snapshot("M9", 4)
+                again.flush()
+                reaches(store, lambda cut: "M9" in cut and cut["M0"].condition is Condition.LIVE)
+            assert feed.wait_ready(TIMEOUT_S)
+            assert [0, 1, 2, 3, 4] == [one.partition for one in feed.health().partitions]
+
+
+@pytest.mark.parametrize("offset", [5, 10**9])
+def test_stored_offset_is_not_there(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore, offset: int
+) -> None:
+    """A stored offset beyond what the broker has is an incident, and all there is is read."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    with KafkaFeed(store, options_for(broker, start="offsets", start_offsets={0: offset})) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+
+    assert gatherer.books == books_of(store.cut())
+    assert any(f"offset {offset}" in found.detail for found in store.incidents.recent())
+
+
+def test_silence_is_told(
+    broker: EmbeddedBroker,
+    store: BookStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A live feed to which nothing comes for longer than is normal is not well, and says since when."""
+    from kalshibook.feeds import kafka
+
+    real: Callable[[], int] = kafka._now_us
+    with KafkaFeed(store, options_for(broker, silence_limit_s=60)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        assert feed.health().ok
+        monkeypatch.setattr(kafka, "_now_us", lambda: real() + 61_000_000)
+
+        assert feed.health().silent
+        assert not feed.health().ok
+        assert "60 s" in feed.health().reason
