@@ -1,0 +1,160 @@
+"""
+One client that is connected: a reader, a writer and a heartbeat around its `Client` of the hub.
+
+The three run in one nursery; whichever finds that it is over ends all of them, and with them all
+that the client had. Nothing a client does or leaves undone is waited for without a time limit:
+
+* a write that it does not take: `send_timeout_s`. The frame is then partial, so that no close frame
+  can follow: it is cut.
+* a backlog of which it only ever takes a part, a byte a second in the worst case:
+  `drain_timeout_s`. Looked at between writes, where a close frame still fits.
+* a ping that it does not answer: `pong_timeout_s`. The ping queues behind all that the kernels
+  still hold for the client, so that this also bounds how far behind it may read.
+* a close frame that it does not answer: `close_timeout_s`.
+"""
+
+import math
+import time
+from enum import StrEnum
+from typing import Final, final
+
+import msgspec
+import trio
+
+from kalshibook.stream.hub import Client
+from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.socket import ServerSocket, SocketClosed, WriteTimeout
+
+__all__ = ["Cause", "Connection", "End", "now_us"]
+
+HEARTBEAT: Final = b"heartbeat"
+
+_GOING_AWAY: Final = 1001
+_POLICY: Final = 1008
+
+
+class Cause(StrEnum):
+    """Why a client's connection ended."""
+
+    CLIENT = "client"
+    """The client closed, with or without a close frame."""
+    SESSION = "session"
+    """The client broke a rule of the protocol, or a limit."""
+    SLOW_WRITE = "slow_write"
+    """The client did not take a write in time."""
+    SLOW_BACKLOG = "slow_backlog"
+    """The client never took all that waited for it."""
+    NO_PONG = "no_pong"
+    """The client did not answer a ping."""
+    STOP = "stop"
+    """The server stops."""
+    FAILURE = "failure"
+    """Our own error."""
+
+
+class End(msgspec.Struct, frozen=True):
+    """How a connection ended."""
+
+    cause: Cause
+    code: int
+    """The close code, also where no close frame could be sent."""
+    reason: str
+
+
+def now_us() -> int:
+    """Return the time, microseconds since the epoch."""
+    return time.time_ns() // 1_000
+
+
+@final
+class Connection:
+    """Moves messages between one socket and one client of the hub until either ends."""
+
+    def __init__(self, socket: ServerSocket, client: Client, options: StreamOptions) -> None:
+        self._socket = socket
+        self._client = client
+        self._options = options
+        self._pending = trio.Event()
+        self._drain_by = math.inf
+        self._stopping = False
+        self._scope = trio.CancelScope()
+        self._end: End | None = None
+        client.on_pending = self._on_pending
+
+    async def run(self) -> End:
+        """Serve until it is over, then close the socket and say why."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read)
+                nursery.start_soon(self._write)
+                nursery.start_soon(self._beat)
+        end = self._end or End(Cause.FAILURE, 1011, "ended without a cause")
+        await self._socket.close(end.code, end.reason)
+        return end
+
+    def stop(self) -> None:
+        """Tell the client that the server goes, after the write that is under way."""
+        self._stopping = True
+        self._pending.set()
+
+    async def _read(self) -> None:
+        try:
+            while True:
+                message = await self._socket.receive()
+                self._client.receive(message, now_us())
+        except SocketClosed as closed:
+            self._finish(Cause.SESSION if closed.code == 1009 else Cause.CLIENT, closed.code, closed.reason)
+
+    async def _write(self) -> None:
+        limit = self._options.write_bytes
+        try:
+            while not self._stopping:
+                frames = self._client.take(limit, now_us())
+                if frames:
+                    await self._socket.send_frames(frames)
+                    if trio.current_time() > self._drain_by:
+                        seconds = self._options.drain_timeout_s
+                        self._finish(Cause.SLOW_BACKLOG, _POLICY, f"too slow: behind for {seconds:g} s")
+                        return
+                elif self._client.closing is not None:
+                    self._finish(Cause.SESSION, *self._client.closing)
+                    return
+                else:
+                    self._drain_by = math.inf
+                    self._pending = trio.Event()
+                    await self._pending.wait()
+            self._finish(Cause.STOP, _GOING_AWAY, "the server stops")
+        except WriteTimeout:
+            self._finish_slow()
+        except SocketClosed as closed:
+            self._finish(Cause.CLIENT, closed.code, closed.reason)
+
+    async def _beat(self) -> None:
+        try:
+            while True:
+                await trio.sleep(self._options.ping_interval_s)
+                with trio.move_on_after(self._options.pong_timeout_s) as waiting:
+                    await self._socket.ping(HEARTBEAT)
+                if waiting.cancelled_caught:
+                    seconds = self._options.pong_timeout_s
+                    self._finish(Cause.NO_PONG, _POLICY, f"no pong within {seconds:g} s")
+                    return
+        except WriteTimeout:
+            self._finish_slow()
+        except SocketClosed as closed:
+            self._finish(Cause.CLIENT, closed.code, closed.reason)
+
+    def _on_pending(self) -> None:
+        # Called only when nothing waited before: the backlog begins now.
+        self._drain_by = trio.current_time() + self._options.drain_timeout_s
+        self._pending.set()
+
+    def _finish_slow(self) -> None:
+        seconds = self._options.send_timeout_s
+        self._finish(Cause.SLOW_WRITE, _POLICY, f"too slow: a write took longer than {seconds:g} s")
+
+    def _finish(self, cause: Cause, code: int, reason: str) -> None:
+        # The first cause is the cause; what the others notice is its consequence.
+        if self._end is None:
+            self._end = End(cause, code, reason)
+        self._scope.cancel()

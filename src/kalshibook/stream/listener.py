@@ -1,0 +1,247 @@
+"""
+The WebSocket server: a Trio listener of its own, and a nursery for each client.
+
+It does not run on Hypercorn, whose Trio worker shields socket writes from cancellation: no deadline
+fires there for a client that stops reading, and such a client holds up the shutdown.
+"""
+
+import errno
+import logging
+from collections import Counter
+from contextlib import suppress
+from functools import partial
+from typing import Final, final
+from urllib.parse import urlsplit
+
+import msgspec
+import trio
+
+from kalshibook.errors import SettingsError
+from kalshibook.store import BookStore, IncidentKind
+from kalshibook.stream.changes import Changes, ChangeStatistics, open_changes
+from kalshibook.stream.connection import Cause, Connection, End, now_us
+from kalshibook.stream.hub import Client, Hub, HubFull, HubStatistics
+from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.socket import Handshake, Refusal, ServerSocket, serve_socket
+
+__all__ = ["StreamServer", "StreamStatistics"]
+
+logger = logging.getLogger(__name__)
+
+_QUIET: Final = frozenset({Cause.CLIENT, Cause.STOP})
+
+
+class StreamStatistics(msgspec.Struct, frozen=True):
+    """What the WebSocket server did since its start, and holds now."""
+
+    open: int
+    """TCP connections now, those still in the handshake included."""
+    accepted: int
+    """Handshakes that became a WebSocket."""
+    refused: dict[int, int]
+    """Handshakes refused, by HTTP status."""
+    ended: dict[str, int]
+    """Connections that ended, by `Cause`."""
+    changes: ChangeStatistics | None
+    """The bridge from the store; None before the start."""
+    hub: HubStatistics
+
+
+@final
+class StreamServer:
+    """
+    Serves one store to WebSocket clients; `run` it in a nursery.
+
+    Everything happens on the Trio thread. At the end of `run` every client was told, or dropped
+    when it did not listen.
+    """
+
+    def __init__(self, store: BookStore, options: StreamOptions | None = None) -> None:
+        self._store = store
+        self._options = options or StreamOptions()
+        self._hub = Hub(store, self._options)
+        self._changes: Changes | None = None
+        self._open: set[_Visit] = set()
+        self._one_gone = trio.Event()
+        self._stopping = False
+        self._accepted = 0
+        self._refused: Counter[int] = Counter()
+        self._ended: Counter[Cause] = Counter()
+        self.addresses: tuple[tuple[str, int], ...] = ()
+        """Host and port of each listening socket, once `run` has started."""
+
+    async def run(self, *, task_status: trio.TaskStatus["StreamServer"] = trio.TASK_STATUS_IGNORED) -> None:
+        """
+        Listen and serve until cancelled; for `nursery.start`, which returns this server.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        listeners = await _listen(self._options)
+        self.addresses = tuple(listener.socket.getsockname()[:2] for listener in listeners)
+        async with (
+            open_changes(
+                self._store, capacity=self._options.change_capacity, batches=self._options.change_batches
+            ) as changes,
+            trio.open_nursery() as clients,
+        ):
+            self._changes = changes
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._deliver, changes)
+                    serve = partial(trio.serve_listeners, handler_nursery=clients)
+                    await nursery.start(serve, self.serve_client, listeners)
+                    task_status.started(self)
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self._stop_clients()
+
+    async def serve_client(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """Serve one connected stream to its end, whatever that is; it raises nothing."""
+        visit = _Visit(_peer(stream))
+        self._open.add(visit)
+        try:
+            # Shielded, so that a cancelled server can still tell its clients; `_stop_clients`,
+            # which always runs and has a time limit, takes the place of the cancellation.
+            with visit.scope:
+                judge, handle = partial(self._judge, visit), partial(self._handle, visit)
+                await serve_socket(stream, judge, handle, self._options)
+        except Exception:
+            # One client's failure, ours or a library's, is not the others'.
+            logger.exception("the connection of WebSocket client %s failed", visit.peer)
+            visit.end = End(Cause.FAILURE, 1011, "internal error")
+        finally:
+            self._forget(visit)
+
+    def statistics(self) -> StreamStatistics:
+        """Return the counts so far."""
+        return StreamStatistics(
+            open=len(self._open),
+            accepted=self._accepted,
+            refused=dict(self._refused),
+            ended={cause.value: count for cause, count in self._ended.items()},
+            changes=self._changes.statistics() if self._changes else None,
+            hub=self._hub.statistics(),
+        )
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts so far by name, for metrics."""
+        statistics = self.statistics()
+        counts = {"open": statistics.open, "accepted": statistics.accepted}
+        counts |= {f"refused_{status}": count for status, count in statistics.refused.items()}
+        counts |= {f"ended_{cause}": count for cause, count in statistics.ended.items()}
+        if statistics.changes is not None:
+            counts |= {
+                f"changes_{name}": count for name, count in msgspec.structs.asdict(statistics.changes).items()
+            }
+        for name, value in msgspec.structs.asdict(statistics.hub).items():
+            if isinstance(value, dict):
+                counts |= {f"{name}_{key}": count for key, count in value.items()}
+            else:
+                counts[name] = value
+        return counts
+
+    async def _deliver(self, changes: Changes) -> None:
+        async for batch in changes:
+            self._hub.deliver(batch, now_us())
+
+    async def _stop_clients(self) -> None:
+        self._stopping = True
+        for visit in self._open:
+            if visit.connection is None:
+                visit.scope.cancel()
+            else:
+                visit.connection.stop()
+        with trio.move_on_after(self._options.stop_timeout_s):
+            while self._open:
+                self._one_gone = trio.Event()
+                await self._one_gone.wait()
+        for visit in self._open:
+            visit.scope.cancel()
+
+    def _judge(self, visit: "_Visit", handshake: Handshake) -> Refusal | None:
+        refusal = refuse(handshake, self._options)
+        if refusal is None and self._stopping:
+            refusal = Refusal(503, "the server stops")
+        if refusal is None:
+            try:
+                visit.client = self._hub.connect(now_us())
+            except HubFull as full:
+                refusal = Refusal(503, str(full))
+        if refusal is not None:
+            self._refused[refusal.status] += 1
+            logger.info("WebSocket client %s refused with %d: %s", visit.peer, refusal.status, refusal.reason)
+        return refusal
+
+    async def _handle(self, visit: "_Visit", socket: ServerSocket) -> None:
+        assert visit.client is not None
+        self._accepted += 1
+        visit.connection = Connection(socket, visit.client, self._options)
+        if self._stopping:
+            visit.connection.stop()
+        visit.end = await visit.connection.run()
+
+    def _forget(self, visit: "_Visit") -> None:
+        self._open.discard(visit)
+        self._one_gone.set()
+        if visit.client is not None:
+            self._hub.disconnect(visit.client)
+        if visit.end is None:
+            return
+        self._ended[visit.end.cause] += 1
+        if visit.end.cause not in _QUIET:
+            detail = f"WebSocket client {visit.peer} was cut with {visit.end.code}: {visit.end.reason}"
+            self._store.incidents.record(IncidentKind.CLIENT, detail)
+
+
+@final
+class _Visit:
+    """One TCP connection, from accept to close."""
+
+    def __init__(self, peer: str) -> None:
+        self.peer = peer
+        self.scope = trio.CancelScope(shield=True)
+        self.client: Client | None = None
+        self.connection: Connection | None = None
+        self.end: End | None = None
+
+
+def refuse(handshake: Handshake, options: StreamOptions) -> Refusal | None:
+    """Judge a handshake by where it wants to and where it comes from; None finds nothing against it."""
+    if handshake.path.partition("?")[0] != options.path:
+        return Refusal(404, f"there is nothing here; WebSockets are at {options.path}")
+    origin = handshake.origin
+    if origin is None or "*" in options.origins or origin in options.origins:
+        return None
+    page = _hostname(origin)
+    if page is not None and page == _hostname(f"//{handshake.host}"):
+        return None
+    return Refusal(403, f"pages of {origin} may not connect; stream.origins lists those that may")
+
+
+async def _listen(options: StreamOptions) -> list[trio.SocketListener]:
+    try:
+        return await trio.open_tcp_listeners(options.port, host=options.host)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            reason = (
+                "is in use by another program; stop that or choose another stream.port (0 takes a free one)"
+            )
+        else:
+            reason = f"cannot be listened on: {error.strerror or error}"
+        raise SettingsError(f"port {options.port} of {options.host} {reason}") from None
+
+
+def _hostname(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
+def _peer(stream: trio.abc.Stream) -> str:
+    if isinstance(stream, trio.SocketStream):
+        with suppress(OSError):
+            host, port = stream.socket.getpeername()[:2]
+            return f"{host}:{port}"
+    return "unknown"
