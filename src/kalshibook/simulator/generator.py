@@ -56,7 +56,7 @@ class MarketGenerator:
         """
         self.options = options
         self.exchange: Final = ExchangeModel()
-        """The true books, as of the last frame that was taken."""
+        """The true books, as of the last moment that was taken."""
         self.now_us = start_us
         """The exchange's clock."""
         self._random = Random(options.seed)  # noqa: S311 - must be repeatable
@@ -76,8 +76,8 @@ class MarketGenerator:
                 course = self._lasting(number - passing, pace)
             self._schedule(start_us, course)
 
-    def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Yield, without end, the microseconds since the frame before and the frame."""
+    def moments(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield, without end, the microseconds since the moment before and what is said in this one."""
         clock_us = self.now_us
         while True:
             due_us, _, course = heapq.heappop(self._agenda)
@@ -86,9 +86,15 @@ class MarketGenerator:
             if next_us is not None:
                 self._schedule(next_us, course)
             made, self._made = self._made, []
-            for frame in made:
-                yield self.now_us - clock_us, frame
+            if made:
+                yield self.now_us - clock_us, made
                 clock_us = self.now_us
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Yield, without end, the microseconds since the frame before and the frame."""
+        for delay_us, frames in self.moments():
+            for number, frame in enumerate(frames):
+                yield 0 if number else delay_us, frame
 
     def _schedule(self, due_us: int, course: _Course) -> None:
         # The turn keeps entries of equal time in order, and courses out of comparisons.

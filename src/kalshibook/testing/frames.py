@@ -38,6 +38,7 @@ class FrameFactory:
         ...         frames.delta("KXFROG-T40", "no", 5_500, 200),
         ...     ):
         ...         _ = writer.apply(*frames.message(frame))
+        ...     writer.set_ready(True)
         >>> store.cut()["KXFROG-T40"].yes_ask
         Quote(price=4500, size=200)
     """
