@@ -5,10 +5,10 @@ Prices are dollar strings and sizes contract strings as Kalshi writes them, unle
 for ticks; an absent side is null. Times end in ``_ms`` or ``_us`` and count from the Unix epoch.
 """
 
-from typing import Any
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 __all__ = [
     "BookAnswer",
@@ -30,11 +30,14 @@ __all__ = [
 ]
 
 
+_EITHER_ROW: Final = [{"$ref": f"#/components/schemas/{name}"} for name in ("TopRow", "TickTopRow")]
+
+
 class _Judged(msgspec.Struct, frozen=True, kw_only=True):
     ticker: str
     condition: str
     """awaiting, live, stale or closed."""
-    reason: str | UnsetType = UNSET
+    stale_reason: str | UnsetType = UNSET
     """Why the copy is in doubt; only then."""
     status: str | None
     """The exchange's trading status, or null when unknown."""
@@ -95,14 +98,15 @@ class TopsAnswer(msgspec.Struct, frozen=True):
     """When that version came into being, Unix ms."""
     now_ms: int
     """The server's clock; ages count back from here."""
-    ready: bool
-    """Whether the feed had caught up."""
+    behind: str | None
+    """Why books may be older than what the feed's source has, or null when they are not."""
     missing: list[str]
     """Tickers that no message has named."""
     not_fresh: list[NotFreshRow]
     cursor: str
     """For the next page; empty when there is none."""
-    markets: list[TopRow | dict[str, Any]]
+    markets: list[Annotated[dict[str, Any], Meta(extra_json_schema={"anyOf": _EITHER_ROW})]]
+    """Each a `TopRow`, or a `TickTopRow` when ticks are asked for."""
 
 
 class StampsRow(msgspec.Struct, frozen=True):
@@ -133,7 +137,7 @@ class BookAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     ticker: str
     condition: str
-    reason: str | None
+    stale_reason: str | None
     """Why the copy is in doubt, or null."""
     status: str | None
     close_ms: int | None
@@ -164,7 +168,8 @@ class BookAnswer(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     """The store's version that this answer was read from."""
     as_of: int
-    ready: bool
+    behind: str | None
+    """Why books may be older than what the feed's source has, or null when they are not."""
     yes_levels: int
     no_levels: int
     yes: list[LevelRow] | None
@@ -179,7 +184,7 @@ class MarketRow(msgspec.Struct, frozen=True, kw_only=True):
     title: str | None
     event_ticker: str | None
     condition: str
-    reason: str | None
+    stale_reason: str | None
     status: str | None
     close_ms: int | None
     result: str | None
@@ -197,6 +202,7 @@ class MarketsAnswer(msgspec.Struct, frozen=True):
 
     version: int
     now_ms: int
+    behind: str | None
     cursor: str
     markets: list[MarketRow]
 

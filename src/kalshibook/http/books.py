@@ -8,7 +8,7 @@ from quart_schema import document_querystring, document_response
 
 from kalshibook.errors import Stale
 from kalshibook.http.answers import BookAnswer, LevelRow, MarketRow, MarketsAnswer, StampsRow
-from kalshibook.http.context import Context, choose_cut, json_response, page_limit
+from kalshibook.http.context import Context, choose_cut, json_response, page_limit, require_caught_up
 from kalshibook.http.errors import ErrorBody
 from kalshibook.http.fragments import dollars, milliseconds, size_text, top_row, updated_us
 from kalshibook.http.queries import (
@@ -54,6 +54,7 @@ def books_blueprint(context: Context) -> Blueprint:
         found = cut[ticker]
         now_us = context.now_us()
         if query.max_age_ms is not None:
+            require_caught_up(cut, ticker)
             _require_fresh(found, now_us, query.max_age_ms)
         return json_response(_book_answer(found, cut, now_us, query.depth))
 
@@ -69,7 +70,7 @@ def books_blueprint(context: Context) -> Blueprint:
         # In a thread: the walk is plain Python, and a cut may be read from any.
         books, cursor = await trio.to_thread.run_sync(_find, cut, query, after, limit)
         rows = [_market_row(book) for book in books]
-        return json_response(MarketsAnswer(cut.version, context.now_us() // 1_000, cursor, rows))
+        return json_response(MarketsAnswer(cut.version, context.now_us() // 1_000, cut.behind, cursor, rows))
 
     return blueprint
 
@@ -95,7 +96,7 @@ def _book_answer(book: Book, cut: Cut, now_us: int, depth: int) -> BookAnswer:
     return BookAnswer(
         ticker=market.ticker,
         condition=book.condition.value,
-        reason=book.stale_reason,
+        stale_reason=book.stale_reason,
         status=market.status,
         close_ms=milliseconds(market.close_us),
         result=market.result,
@@ -123,7 +124,7 @@ def _book_answer(book: Book, cut: Cut, now_us: int, depth: int) -> BookAnswer:
         book_version=book.version,
         version=cut.version,
         as_of=cut.applied_us // 1_000,
-        ready=cut.ready,
+        behind=cut.behind,
         yes_levels=len(book.yes),
         no_levels=len(book.no),
         yes=_level_rows(book.yes, depth) if known else None,
@@ -158,7 +159,7 @@ def _market_row(book: Book) -> MarketRow:
         title=market.title,
         event_ticker=market.event_ticker,
         condition=top.condition,
-        reason=book.stale_reason,
+        stale_reason=book.stale_reason,
         status=top.status,
         close_ms=milliseconds(market.close_us),
         result=market.result,

@@ -7,6 +7,7 @@ from typing import final
 import msgspec
 from quart import Response
 
+from kalshibook.errors import NotReady
 from kalshibook.http.errors import ApiError
 from kalshibook.http.fragments import Fragments
 from kalshibook.http.health import FeedReport
@@ -14,7 +15,7 @@ from kalshibook.http.options import HttpOptions
 from kalshibook.http.traffic import Traffic
 from kalshibook.store import BookStore, Cut, require_offsets
 
-__all__ = ["Context", "choose_cut", "json_response", "page_limit"]
+__all__ = ["Context", "choose_cut", "json_response", "page_limit", "require_caught_up"]
 
 
 @final
@@ -90,6 +91,17 @@ def choose_cut(
         cut = store.cut()
     require_offsets(cut, min_offset)
     return cut
+
+
+def require_caught_up(cut: Cut, ticker: str | None = None) -> None:
+    """
+    Insist that nothing newer waits at the feed's source: else no bound on freshness can be kept.
+
+    Raises:
+        NotReady: with the reason.
+    """
+    if cut.behind is not None:
+        raise NotReady(f"the books may be behind the exchange: {cut.behind}; ask again", ticker=ticker)
 
 
 def page_limit(context: Context, limit: int | None, default: int = 100) -> int:

@@ -58,7 +58,7 @@ def top_row(book: Book, depth: int = 0) -> TopRow:
     return TopRow(
         ticker=book.market.ticker,
         condition=book.condition.value,
-        reason=book.stale_reason or UNSET,
+        stale_reason=book.stale_reason or UNSET,
         status=book.market.status,
         yes_bid_dollars=None if yes is None else format_price(yes.price),
         yes_bid_size_fp=None if yes is None else format_size(yes.size),
@@ -80,7 +80,7 @@ def _tick_row(book: Book, depth: int) -> TickTopRow:
     return TickTopRow(
         ticker=book.market.ticker,
         condition=book.condition.value,
-        reason=book.stale_reason or UNSET,
+        stale_reason=book.stale_reason or UNSET,
         status=book.market.status,
         yes_bid=None if yes is None else yes.price,
         yes_bid_size=None if yes is None else yes.size,

@@ -89,21 +89,21 @@ def feed_answer(feed: FeedReport) -> FeedAnswer:
 
 
 def reasons_against(
-    *, ready: bool, counts: ConditionCounts, feeds: Sequence[FeedReport], options: HttpOptions
+    *, behind: str | None, counts: ConditionCounts, feeds: Sequence[FeedReport], options: HttpOptions
 ) -> list[ReasonRow]:
     """
     Return every reason why answers cannot be relied on; none means ready.
 
     Args:
-        ready: whether the store's feed has caught up.
+        behind: why the store may be behind its feed's source, or None.
         counts: markets by condition.
         feeds: what the feeds say.
         options: limits.
     """
     reasons: list[ReasonRow] = []
-    if not ready:
-        message = "the store has not caught up; books may be old or missing, wait"
-        reasons.append(ReasonRow("store", message, {"ready": False}))
+    if behind is not None:
+        message = f"books may be behind the exchange: {behind}"
+        reasons.append(ReasonRow("store", message, {"behind": behind}))
     for feed in feeds:
         if not feed.ok:
             what = "is silent" if feed.silent else f"is {feed.state}"

@@ -5,7 +5,7 @@ Paths, parameters and answers are those of Kalshi's REST reference ("Get Market 
 Multiple Market Orderbooks"): both keys always present, ascending, the best level last, `depth`
 counted from the best. That shape has no word for a book that is unknown or in doubt, and an empty
 list would be a lie; so a single book is then refused (404, 503), and in the list of many it is
-left out and named in ``X-Kalshibook-Omitted``.
+left out and named in ``X-Kalshibook-Omitted``. A store that is behind the exchange refuses all.
 """
 
 import msgspec
@@ -13,7 +13,7 @@ from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_response
 
 from kalshibook.errors import NotReady, Stale
-from kalshibook.http.context import Context
+from kalshibook.http.context import Context, require_caught_up
 from kalshibook.http.errors import KALSHI_ROOT, ErrorBody
 from kalshibook.http.fragments import levels_best_first
 from kalshibook.http.queries import KalshiBookQuery, KalshiBooksQuery, read_query
@@ -65,14 +65,17 @@ def kalshi_blueprint(context: Context) -> Blueprint:
         """
         One order book in Kalshi's shape.
 
-        Status 503 while the first snapshot is awaited, and while the book is in doubt unless the
-        setting `http.serve_stale` allows it. Headers tell condition, version and age.
+        Status 503 while the first snapshot is awaited; and, unless the setting `http.serve_stale`
+        allows it, while the book is in doubt or the store is behind the exchange. Headers tell
+        condition, version and age.
         """
         query = read_query(KalshiBookQuery, request.args, ignore_unknown=True)
         cut = store.cut()
         book = cut[ticker]
         age_us = book.age_us(context.now_us())
         age_ms = None if age_us is None else max(age_us, 0) // 1_000
+        if not serve_stale:
+            require_caught_up(cut, ticker)
         _require_known(book, age_ms, serve_stale=serve_stale)
         answer = OrderbookAnswer(_shaped(book, query.depth))
         headers = {
@@ -86,6 +89,7 @@ def kalshi_blueprint(context: Context) -> Blueprint:
     @document_querystring(KalshiBooksQuery)
     @document_response(OrderbooksAnswer)
     @document_response(ErrorBody, 400)
+    @document_response(ErrorBody, 503)
     async def orderbooks() -> Response:
         """
         Up to 100 order books in Kalshi's shape, all from one version.
@@ -95,6 +99,8 @@ def kalshi_blueprint(context: Context) -> Blueprint:
         """
         query = read_query(KalshiBooksQuery, request.args, ignore_unknown=True)
         cut = store.cut()
+        if not serve_stale:
+            require_caught_up(cut)
         rows: list[TickerOrderbook] = []
         omitted: list[str] = []
         for ticker in dict.fromkeys(query.tickers):

@@ -13,10 +13,14 @@ from quart import Quart
 from quart_schema import Info, OpenAPIProvider, QuartSchema
 
 from kalshibook import __version__
+from kalshibook.http.answers import TickTopRow, TopRow, TopsAnswer
 
 __all__ = ["install_openapi"]
 
 _REFERENCE: Final = "#/components/schemas/{name}"
+
+# Two kinds of rows in one list are told apart by the request, which msgspec's unions cannot say.
+_MENTIONED: Final[dict[type[Any], tuple[type[Any], ...]]] = {TopsAnswer: (TopRow, TickTopRow)}
 
 _DESCRIPTION: Final = (
     "Every Kalshi order book, always consistent. Each answer is read from one version of the store and says "
@@ -88,7 +92,8 @@ def install_openapi(app: Quart) -> None:
 
 
 def _schema(model: type[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    (schema,), components = msgspec.json.schema_components([model], ref_template=_REFERENCE)
+    models = (model, *_MENTIONED.get(model, ()))
+    (schema, *_), components = msgspec.json.schema_components(models, ref_template=_REFERENCE)
     return schema, components
 
 

@@ -38,7 +38,7 @@ def operations_blueprint(context: Context) -> Blueprint:
     async def readyz() -> Response:
         """Whether answers can be relied on: 200, or 503 with every reason why not."""
         cut, feeds = store.cut(), context.feeds()
-        reasons = reasons_against(ready=cut.ready, counts=cut.counts, feeds=feeds, options=context.options)
+        reasons = reasons_against(behind=cut.behind, counts=cut.counts, feeds=feeds, options=context.options)
         conditions = {name: getattr(cut.counts, name) for name in cut.counts.__struct_fields__}
         answer = ReadyAnswer(
             not reasons, reasons, cut.version, conditions, [feed_answer(feed) for feed in feeds]

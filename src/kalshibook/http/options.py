@@ -59,7 +59,7 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     serve_stale: bool = False
     """
-    Serve books in doubt in Kalshi's shape too.
+    Serve books in doubt, and of a store that is behind the exchange, in Kalshi's shape too.
 
     Kalshi's shape has no word for doubt, so by default such a book is refused with status 503. With
     this it is served, marked by the header ``X-Kalshibook-Condition: stale``.

@@ -205,22 +205,18 @@ def read_query(model: type[Query], arguments: MultiDict[str, str], *, ignore_unk
     Raises:
         ApiError: 400, naming the parameter, what was found and what is expected.
     """
-    known = {field.name: field for field in msgspec.structs.fields(model)}
+    known = model.__struct_fields__
     values: dict[str, object] = {}
     for name, given in arguments.lists():
         if name not in known:
             if ignore_unknown:
                 continue
-            raise _unknown(name, list(known))
+            raise _unknown(name, known)
         if name == "tickers":
             values[name] = given if model is KalshiBooksQuery else ",".join(given)
         elif len(given) > 1:
-            raise ApiError(
-                400,
-                "bad_request",
-                f"parameter {name!r} is given {len(given)} times; give it once",
-                {"parameter": name},
-            )
+            message = f"parameter {name!r} is given {len(given)} times; give it once"
+            raise ApiError(400, "bad_request", message, {"parameter": name})
         else:
             values[name] = given[0]
     try:
@@ -279,7 +275,7 @@ def read_cursor(cursor: str) -> str:
     return place
 
 
-def _unknown(name: str, known: list[str]) -> ApiError:
+def _unknown(name: str, known: tuple[str, ...]) -> ApiError:
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"
     details = {"parameter": name[:80], "known": known}

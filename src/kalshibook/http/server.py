@@ -82,7 +82,9 @@ async def serve(
                 if not stopped.is_set():
                     await trio.lowlevel.checkpoint()
                     cut = _shut_down_connections(address)
-                    _log.warning("%d connections were still answering at the stop and have been cut", cut)
+                    _log.warning(
+                        "%d connections were left %d ms after the stop and are cut", cut, options.drain_ms
+                    )
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -113,6 +115,7 @@ def _configured(options: HttpOptions, descriptor: int) -> Config:
     config.bind = [f"fd://{descriptor}"]
     config.backlog = _BACKLOG
     config.errorlog = logging.getLogger("kalshibook.http.hypercorn")
+    config.errorlog.setLevel(logging.WARNING)
     config.graceful_timeout = options.drain_ms / 1_000
     config.keep_alive_timeout = options.keep_alive_ms / 1_000
     # Its default ends a connection after 1,000 requests, which a poller reaches within a minute.

@@ -17,7 +17,7 @@ from quart_schema import document_querystring, document_request, document_respon
 
 from kalshibook.errors import UnknownMarket
 from kalshibook.http.answers import NotFreshRow, TopsAnswer
-from kalshibook.http.context import Context, choose_cut, page_limit
+from kalshibook.http.context import Context, choose_cut, page_limit, require_caught_up
 from kalshibook.http.errors import ApiError, ErrorBody
 from kalshibook.http.queries import (
     MAX_TICKER_LENGTH,
@@ -46,7 +46,7 @@ class _Head(msgspec.Struct):
     offsets: Mapping[int, int]
     as_of: int
     now_ms: int
-    ready: bool
+    behind: str | None
     missing: list[str]
     not_fresh: list[NotFreshRow]
     cursor: str
@@ -73,7 +73,8 @@ def tops_blueprint(context: Context) -> Blueprint:
 
         Named by `tickers`, or listed, sorted and paged, by `prefix`, `event`, `series` or none of
         them. With `max_age_ms`, a market that is awaiting, stale or older stands in `not_fresh` and
-        not among `markets`. Send `If-None-Match` to get 304 while none of the books has changed.
+        not among `markets`; while the store itself is `behind`, the answer is 503. Send
+        `If-None-Match` to get 304 while none of the books has changed.
         """
         query = read_query(TopsQuery, request.args)
         given = [name for name in _SELECTORS if getattr(query, name) is not None]
@@ -143,6 +144,7 @@ class _Bulk:
         now_ms = self._context.now_us() // 1_000
         not_fresh: list[NotFreshRow] = []
         if query.max_age_ms is not None:
+            require_caught_up(cut)
             books, not_fresh = _parted(books, now_ms, query.max_age_ms)
         headers = {
             "ETag": self._tag(cut, books, missing, not_fresh, cursor, salt),
@@ -159,7 +161,7 @@ class _Bulk:
             dict(cut.offsets),
             cut.applied_us // 1_000,
             now_ms,
-            cut.ready,
+            cut.behind,
             missing,
             not_fresh,
             cursor,
@@ -200,7 +202,7 @@ class _Bulk:
         # every change of any book, so no two states of one set share their highest version.
         members = tuple([book.market.number for book in books])
         newest = max([book.version for book in books], default=0)
-        rest = (*missing, *[(row.ticker, row.condition) for row in not_fresh], cursor, cut.ready)
+        rest = (*missing, *[(row.ticker, row.condition) for row in not_fresh], cursor, cut.behind)
         return f'W/"{self._epoch}-{newest}-{hash((members, rest, salt)) & 0xFFFFFFFFFFFFFFFF:x}"'
 
     async def _fragments(self, books: list[Book], numbers: Numbers, depth: int) -> list[bytes]:
