@@ -179,3 +179,28 @@ def test_silence_is_told(
         assert feed.health().silent
         assert not feed.health().ok
         assert "60 s" in feed.health().reason
+
+
+def test_topic_is_deleted_and_made_again(broker: EmbeddedBroker, store: BookStore) -> None:
+    """A topic that goes is a state and makes all books stale; one that comes is read from its beginning."""
+    with Gatherer(topic_of(broker)) as gatherer:
+        gatherer.snapshot("A", 0)
+        gatherer.flush()
+        quick = {"topic.metadata.propagation.max.ms": 100}
+        with KafkaFeed(store, options_for(broker, partition_refresh_s=1, extra=quick)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            broker.delete_topic(TOPIC)
+            assert feed.wait_state(FeedState.TOPIC_MISSING, timeout=TIMEOUT_S)
+            assert Condition.STALE is store.cut()["A"].condition
+            assert not store.ready
+            broker.create_topic(TOPIC, 1)
+            with Gatherer(topic_of(broker), connection="c2") as again:
+                again.snapshot("B", 0)
+                again.snapshot("C", 0)
+                again.flush()
+                assert feed.wait_ready(TIMEOUT_S)
+                reaches(store, lambda cut: cut.counts.live == 2)
+
+    assert {"A": Condition.STALE, "B": Condition.LIVE, "C": Condition.LIVE} == {
+        ticker: book.condition for ticker, book in store.cut().items()
+    }

@@ -70,6 +70,7 @@ class _Broker(msgspec.Struct, gc=False):
 
 
 class _Partition(msgspec.Struct, gc=False):
+    unknown: bool = False
     ls_offset: int = -1
     fetchq_cnt: int = 0
 
@@ -131,6 +132,7 @@ class KafkaLink:
         self._patience_s = _FIRST_PATIENCE_S
         self._last_reason = ""
         self._without_broker = 0
+        self._without_topic = 0
         self.trouble: Unavailable | None = None
         """Why no broker can be reached, or None."""
         self.ends: dict[int, int] = {}
@@ -157,6 +159,16 @@ class KafkaLink:
             raise FeedError(f"librdkafka refuses a setting: {error.args[0].str()}") from error
         except (TypeError, ValueError) as error:
             raise FeedError(f"librdkafka refuses a setting: {error}") from error
+
+    @property
+    def vanished(self) -> bool:
+        """
+        Whether the topic seems to be gone while it is read.
+
+        librdkafka raises no error then. It would also go on at the old offset if a new topic took
+        the name, and pass over that topic's first records.
+        """
+        return self._without_topic > 1
 
     def partitions(self) -> list[int]:
         """
@@ -219,6 +231,8 @@ class KafkaLink:
     def assign(self, offsets: Mapping[int, int]) -> None:
         """Read these partitions from these offsets, and no others."""
         self._patience_s = _FIRST_PATIENCE_S
+        self._consumer.poll(0)  # old statistics tell of the topic as it was
+        self._without_topic = 0
         self._consumer.assign(
             [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
         )
@@ -290,7 +304,11 @@ class KafkaLink:
                 self.trouble = Unavailable(FeedState.BROKER_DOWN, reason)
         topic = statistics.topics.get(self._topic)
         if topic is not None:
-            partitions = {number: one for number, one in topic.partitions.items() if number >= 0}
-            self.known_partitions = frozenset(partitions)
-            self.ends = {number: one.ls_offset for number, one in partitions.items() if one.ls_offset >= 0}
-            self.queued = sum(one.fetchq_cnt for one in partitions.values())
+            self._on_topic({number: one for number, one in topic.partitions.items() if number >= 0})
+
+    def _on_topic(self, partitions: Mapping[int, _Partition]) -> None:
+        self.known_partitions = frozenset(partitions)
+        self.ends = {number: one.ls_offset for number, one in partitions.items() if one.ls_offset >= 0}
+        self.queued = sum(one.fetchq_cnt for one in partitions.values())
+        gone = bool(partitions) and all(one.unknown for one in partitions.values())
+        self._without_topic = self._without_topic + 1 if gone else 0

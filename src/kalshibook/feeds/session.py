@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, final
 
 from confluent_kafka import KafkaError, Message
@@ -77,7 +78,7 @@ class ReadingSession:
     def run(self) -> None:
         """Read until told to stop; an exception is a fault of this program."""
         self._show(FeedState.CONNECTING, f"looking for topic {self._options.topic!r}")
-        self._begin()
+        self._begin(self._start)
         while not self._stopping.is_set():
             self._turn()
 
@@ -94,14 +95,25 @@ class ReadingSession:
             self._look_around()
         self._judge()
 
-    def _begin(self, resume_at: dict[int, int] | None = None) -> None:
-        """Find where to begin, for as long as it takes, and begin there, or go on at `resume_at`."""
+    def _begin(self, find: Callable[[dict[int, Bounds]], Start], *, again: bool = False) -> None:
+        """
+        Find where to read, for as long as it takes, and read from there.
+
+        Args:
+            find: chooses the place, given what the broker keeps.
+            again: books are filled already, from this topic.
+        """
         pause_s = _FIRST_PAUSE_S
         while not self._stopping.is_set():
             try:
                 bounds = self._link.bounds(self._link.partitions())
-                start = self._start(bounds) if resume_at is None else start_at_offsets(bounds, resume_at)
+                start = find(bounds)
             except Unavailable as missing:
+                if again and missing.state is FeedState.TOPIC_MISSING:
+                    # What comes back under the name is another topic: its offsets mean nothing to us.
+                    self._writer.doubt_all(f"topic {self._options.topic!r} is gone")
+                    self._writer.set_ready(False)
+                    find, again = start_at_beginning, False
                 self._show(missing.state, missing.reason)
                 self._pause(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -113,6 +125,12 @@ class ReadingSession:
             self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
             self._judge()
             return
+
+    def _begin_again(self, state: FeedState, reason: str) -> None:
+        """Ask for the topic anew and go on where reading was, if that is still there."""
+        self._link.unassign()
+        self._show(state, reason)
+        self._begin(partial(start_at_offsets, wanted=self.positions.next_offsets), again=True)
 
     def _start(self, bounds: dict[int, Bounds]) -> Start:
         options = self._options
@@ -140,9 +158,7 @@ class ReadingSession:
             self.positions.restart(partition)
             self._link.restart(partition)
         elif state_of(error) is not FeedState.BROKER_DOWN:
-            self._link.unassign()
-            self._show(state_of(error), f"topic {self._options.topic!r}: {error.str()}")
-            self._begin(self.positions.next_offsets)
+            self._begin_again(state_of(error), f"topic {self._options.topic!r}: {error.str()}")
         elif code != KafkaError.GROUP_AUTHORIZATION_FAILED:  # no group is used, so none has to be allowed
             self._store.incidents.record(IncidentKind.FEED, error.str(), partition=partition)
 
@@ -158,6 +174,9 @@ class ReadingSession:
         return True
 
     def _look_around(self) -> None:
+        if self._link.vanished:
+            self._begin_again(FeedState.CONNECTING, f"topic {self._options.topic!r} has vanished")
+            return
         self.positions.ends_at(self._link.ends)
         for partition in self._link.known_partitions - self.positions.next_offsets.keys():
             self.positions.add(partition)
