@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 PATH = "/trade-api/ws/v2"
 
@@ -93,6 +94,12 @@ class RawClient:
                 await self._more()
         except (EOFError, trio.BrokenResourceError):
             return self.buffer
+
+    async def hang_up(self) -> None:
+        """Read to the end, close, and let the server notice."""
+        await self.rest()
+        await self.stream.aclose()
+        await wait_all_tasks_blocked()
 
     async def _more(self) -> None:
         data = await self.stream.receive_some(65_536)

@@ -82,15 +82,14 @@ class Connection:
         client.on_pending = self._on_pending
 
     async def run(self) -> End:
-        """Serve until it is over, then close the socket and say why."""
+        """Serve until it is over and say why; the socket is left to be closed."""
         with self._scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read)
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._beat)
-        end = self._end or End(Cause.FAILURE, 1011, "ended without a cause")
-        await self._socket.close(end.code, end.reason)
-        return end
+        assert self._end is not None
+        return self._end
 
     def stop(self) -> None:
         """Tell the client that the server goes, after the write that is under way."""

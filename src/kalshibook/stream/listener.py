@@ -179,7 +179,12 @@ class StreamServer:
         visit.connection = Connection(socket, visit.client, self._options)
         if self._stopping:
             visit.connection.stop()
+        # Stands if `_stop_clients` runs out of patience: nothing else cancels a visit.
+        visit.end = End(Cause.STOP, 1001, "the server stops")
         visit.end = await visit.connection.run()
+        # Before the close frame, whose answer may take a while: nothing is routed to it any more.
+        self._hub.disconnect(visit.client)
+        await socket.close(visit.end.code, visit.end.reason)
 
     def _forget(self, visit: "_Visit") -> None:
         self._open.discard(visit)

@@ -95,6 +95,8 @@ class _Transport(trio.abc.Stream):
         """The other side spoke WebSocket: its handshake was read."""
         self.timed_out = False
         self.hanging_up = False
+        self.close_written = trio.Event()
+        """A close frame is out, or none will be."""
         self.ended = trio.Event()
         """Nothing more is read."""
         self.gone = trio.Event()
@@ -107,6 +109,8 @@ class _Transport(trio.abc.Stream):
             # some closes only after they are written, while a data frame waits for the lock.
             self._close_sent = self._close_sent or (len(data) > 0 and data[0] == _CLOSE_OPCODE)
             await self._write(data, math.inf)
+        if self._close_sent:
+            self.close_written.set()
 
     async def send_frames(self, frames: bytes, deadline: float) -> None:
         """Write whole data frames, until `deadline` of Trio's clock at most."""
@@ -170,6 +174,7 @@ class _Transport(trio.abc.Stream):
     async def abort(self) -> None:
         """Close at once."""
         self._close_sent = True
+        self.close_written.set()
         self.ended.set()
         self.gone.set()
         await trio.aclose_forcefully(self._stream)
@@ -241,7 +246,12 @@ class ServerSocket:
         if self._transport.ended.is_set():
             return
         with trio.move_on_after(self._options.close_timeout_s), suppress(LocalProtocolError):
-            await self._connection.aclose(code, reason)
+            if self._connection.closed:
+                # trio-websocket answers the other side's close frame, perhaps behind a data
+                # frame that is being written; cancelled now, the answer would be lost.
+                await self._transport.close_written.wait()
+            else:
+                await self._connection.aclose(code, reason)
 
     def _failure(self) -> WriteTimeout | SocketClosed:
         if self._transport.timed_out:
@@ -270,6 +280,14 @@ async def serve_socket(
     """
     transport = _Transport(stream, options)
     try:
+        await _converse(transport, judge, handler, options)
+        await transport.aclose()
+    finally:
+        await transport.abort()
+
+
+async def _converse(transport: _Transport, judge: Judge, handler: Handler, options: StreamOptions) -> None:
+    try:
         async with trio.open_nursery() as nursery:
             request = await _read_request(nursery, transport, options)
             if request is not None:
@@ -277,7 +295,6 @@ async def serve_socket(
             if transport.hanging_up:
                 await transport.gone.wait()
             nursery.cancel_scope.cancel()
-        await transport.aclose()
     except* (ConnectionClosed, LocalProtocolError):
         # The other side went away in the handshake; or it pinged after our close frame, which
         # trio-websocket 0.12 answers although nothing may be sent any more.
@@ -286,8 +303,6 @@ async def serve_socket(
         # wsproto 1.3 decodes headers before it judges them: not our failure.
         if transport.agreed:
             raise
-    finally:
-        await transport.abort()
 
 
 async def _read_request(
