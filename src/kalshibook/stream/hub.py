@@ -124,7 +124,7 @@ class Hub:
     def disconnect(self, client: Client) -> None:
         """Forget a client: its routes and all that waits for it. Doing it twice does no harm."""
         self._clients.pop(client, None)
-        client.drop()
+        client.leave()
 
     def statistics(self) -> HubStatistics:
         """Return the counts."""

@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from kalshibook.store import Book, Change, Condition, Ladder, Level, top_changed
+from kalshibook.stream.conflating import Latest
+from kalshibook.stream.depth import DepthItem
 from kalshibook.stream.encode import delta_tail, notice_opening, notice_tail
-from kalshibook.stream.outbox import DepthItem, Latest, Notice
+from kalshibook.stream.notices import Notice
 from kalshibook.stream.shared import Body, Shared
 from kalshibook.stream.subscription import AnySubscription
 from kalshibook.wire import BookDelta, BookSnapshot, EventFrame, MarketLifecycle, Trade

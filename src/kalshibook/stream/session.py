@@ -7,10 +7,8 @@ the reply that announces it, or after the one that ends it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, final
-
-import msgspec
+from collections.abc import Callable, Sequence
+from typing import Final, final
 
 from kalshibook.store import Condition, Cut
 from kalshibook.stream.channels import Channel, Code, Refused
@@ -26,22 +24,17 @@ from kalshibook.stream.commands import (
     decode_command,
     decode_id,
 )
+from kalshibook.stream.depth import DepthSubscription
+from kalshibook.stream.factory import make_subscription
 from kalshibook.stream.frames import FrameWriter
-from kalshibook.stream.outbox import ConflatingSubscription, DepthSubscription, NoticeSubscription
+from kalshibook.stream.replies import Replies
 from kalshibook.stream.shared import Shared
 from kalshibook.stream.subscription import AnySubscription
 
 __all__ = ["Client"]
 
+_GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
-_encode = msgspec.json.Encoder().encode
-
-
-class _Reply(NamedTuple):
-    opening: bytes
-    subscription: AnySubscription | None
-    """Whose sid and number the frame bears."""
-    tail: bytes
 
 
 def _nobody() -> None:
@@ -59,15 +52,14 @@ class Client:
 
     def __init__(self, shared: Shared) -> None:
         self.on_pending: Callable[[], None] = _nobody
-        """Called when there is something to take, or to close, after there was nothing."""
+        """Called when there is something to take, or to close, after nothing was; must not take itself."""
         self.closing: tuple[int, str] | None = None
         """Close code and reason, once the connection has to end."""
         self._shared = shared
         self._subscriptions: dict[int, AnySubscription] = {}
         self._by_channel: dict[str, AnySubscription] = {}
         self._last_sid = 0
-        self._replies: deque[_Reply] = deque()
-        self._reply_bytes = 0
+        self._replies = Replies()
         self._ready: deque[AnySubscription] = deque()
         self._is_pending = False
         self._second = 0
@@ -93,6 +85,9 @@ class Client:
         """
         if self.closing is not None:
             return
+        if self._replies.size > self._shared.options.reply_backlog_bytes:
+            self.close(_POLICY_VIOLATION, "commands are sent but replies are not read")
+            return
         self._shared.counters.commands += 1
         try:
             self._count_command(now_us)
@@ -100,6 +95,7 @@ class Client:
             self._execute(request_id, command, now_us)
         except Refused as refused:
             self._answer_refusal(decode_id(message), refused)
+        self._note_pending()
 
     def take(self, limit_bytes: int, now_us: int) -> bytes:
         """
@@ -113,7 +109,7 @@ class Client:
             return b""
         shared = self._shared
         writer = FrameWriter(shared.store, shared.snapshots, limit_bytes, now_us)
-        self._write_replies(writer)
+        self._replies.write(writer)
         ready = self._ready
         while ready and not writer.is_full:
             subscription = ready.popleft()
@@ -133,16 +129,20 @@ class Client:
             return
         self.closing = (code, reason)
         self._shared.counters.closed[reason] += 1
-        self.drop()
+        self._drop()
         self.on_pending()
 
-    def drop(self) -> None:
-        """Leave no trace: no route, no output."""
+    def leave(self) -> None:
+        """Stop for good, whatever is still called: the connection is gone."""
+        if self.closing is None:
+            self.closing = (_GOING_AWAY, "disconnected")
+        self._drop()
+
+    def _drop(self) -> None:
         for subscription in self._subscriptions.values():
             subscription.end()
         self._subscriptions, self._by_channel = {}, {}
-        self._replies, self._ready = deque(), deque()
-        self._reply_bytes = 0
+        self._replies, self._ready = Replies(), deque()
         self._is_pending = False
 
     def wake(self, subscription: AnySubscription) -> None:
@@ -159,7 +159,8 @@ class Client:
         if self._subscriptions.get(subscription.sid) is subscription:
             self._shared.counters.overflowed += 1
             self._end(subscription)
-            self._send_error(0, Code.OVERFLOW, Code.OVERFLOW.text, (), subscription)
+            self._error(0, Code.OVERFLOW, Code.OVERFLOW.text, (), subscription)
+            self._note_pending()
 
     # Commands.
 
@@ -171,8 +172,7 @@ class Client:
         elif isinstance(command, Update):
             self._update(request_id, command, now_us)
         elif isinstance(command, ListSubscriptions):
-            listed = [{"channel": held.channel.name, "sid": sid} for sid, held in self._subscriptions.items()]
-            self._send(request_id, "ok", listed)
+            self._replies.listed(request_id, self._subscriptions.values())
 
     def _subscribe(self, request_id: int, command: Subscribe, now_us: int) -> None:
         options, params, cut = self._shared.options, command.params, self._shared.store.cut()
@@ -204,13 +204,13 @@ class Client:
             initial = _is_initial(channel, markets, params.send_initial_snapshot)
             subscription.add(markets, cut, now_us, initial=initial)
             if channel.name in held:
-                self._send_ok(request_id, subscription, cut)
+                self._replies.merged(request_id, subscription, cut)
 
     def _unsubscribe(self, request_id: int, command: Unsubscribe) -> None:
         ended = [self._held(sid) for sid in command.sids]
         for subscription in ended:
             self._end(subscription)
-            self._reply(request_id, "unsubscribed", b"}", subscription)
+            self._replies.unsubscribed(request_id, subscription)
 
     def _update(self, request_id: int, command: Update, now_us: int) -> None:
         subscription, params = self._held(command.sid), command.params
@@ -234,7 +234,7 @@ class Client:
             subscription.add(markets, cut, now_us, initial=initial)
         else:
             subscription.remove(markets)
-        self._send_ok(request_id, subscription, cut)
+        self._replies.merged(request_id, subscription, cut)
 
     def _get_snapshots(
         self, request_id: int, subscription: AnySubscription, tickers: Sequence[str], cut: Cut
@@ -249,40 +249,18 @@ class Client:
         refused = [ticker for ticker, is_live in live.items() if not is_live]
         if refused:
             text = f"{Code.INVALID_PARAMETER.text}: no live book of these"
-            self._send_error(request_id, Code.INVALID_PARAMETER, text, refused, None)
+            self._error(request_id, Code.INVALID_PARAMETER, text, refused)
         for ticker, is_live in live.items():
             if is_live:
                 subscription.request(ticker, request_id)
 
     def _open(self, request_id: int, channel: Channel, yes_scale: bool | None, cut: Cut) -> AnySubscription:
         self._last_sid += 1
-        subscription = self._made(channel, self._last_sid, yes_scale, cut)
+        subscription = make_subscription(self, self._shared, channel, self._last_sid, yes_scale, cut)
         self._subscriptions[subscription.sid] = subscription
         self._by_channel[channel.name] = subscription
-        self._send(request_id, "subscribed", {"channel": channel.name, "sid": subscription.sid})
+        self._replies.subscribed(request_id, subscription)
         return subscription
-
-    def _made(self, channel: Channel, sid: int, yes_scale: bool | None, cut: Cut) -> AnySubscription:
-        shared, options = self._shared, self._shared.options
-        routes = shared.routes[channel.name]
-        if channel.name == "orderbook_delta":
-            yes_scale = options.use_yes_price if yes_scale is None else yes_scale
-            return DepthSubscription(
-                self,
-                sid,
-                channel,
-                shared.yes_scale_routes if yes_scale else routes,
-                yes_scale=yes_scale,
-                capacity=options.depth_backlog,
-                replaces=options.depth_overflow == "snapshot",
-                counters=shared.counters,
-            )
-        if channel.name in ("top_of_book", "ticker"):
-            bodies = shared.tickers if channel.name == "ticker" else shared.tops
-            return ConflatingSubscription(
-                self, sid, channel, routes, bodies=bodies, counters=shared.counters, version=cut.version
-            )
-        return NoticeSubscription(self, sid, channel, routes, capacity=options.notice_backlog)
 
     def _held(self, sid: int) -> AnySubscription:
         subscription = self._subscriptions.get(sid)
@@ -326,57 +304,20 @@ class Client:
 
     # Output.
 
-    def _write_replies(self, writer: FrameWriter) -> None:
-        replies = self._replies
-        while replies and not writer.is_full:
-            opening, subscription, tail = replies.popleft()
-            self._reply_bytes -= len(opening) + len(tail)
-            head = writer.stamp if subscription is None else subscription.next_head(writer.stamp)
-            writer.add(opening, head, tail)
-
     def _answer_refusal(self, request_id: int, refused: Refused) -> None:
         subscription = None if refused.sid is None else self._subscriptions.get(refused.sid)
-        self._send_error(request_id, refused.code, str(refused), refused.tickers, subscription)
+        self._error(request_id, refused.code, str(refused), refused.tickers, subscription)
 
-    def _send_error(
+    def _error(
         self,
         request_id: int,
         code: Code,
         text: str,
-        tickers: Sequence[str],
-        subscription: AnySubscription | None,
+        tickers: Sequence[str] = (),
+        subscription: AnySubscription | None = None,
     ) -> None:
         self._shared.counters.errors[code.value] += 1
-        message: dict[str, object] = {"code": code.value, "msg": text}
-        if tickers:
-            message["market_tickers"] = tickers
-        self._send(request_id, "error", message, subscription)
-
-    def _send_ok(self, request_id: int, subscription: AnySubscription, cut: Cut) -> None:
-        selection = subscription.selection
-        message: dict[str, Iterable[str]] = {}
-        if not selection.every and not subscription.skip_ticker_ack:
-            message["market_tickers"] = selection.existing(cut)
-            if selection.prefixes:
-                message["market_prefixes"] = selection.prefixes
-        self._send(request_id, "ok", message, subscription)
-
-    def _send(
-        self, request_id: int, kind: str, message: object, subscription: AnySubscription | None = None
-    ) -> None:
-        self._reply(request_id, kind, b',"msg":%b}' % _encode(message), subscription)
-
-    def _reply(self, request_id: int, kind: str, tail: bytes, subscription: AnySubscription | None) -> None:
-        if self._reply_bytes > self._shared.options.reply_backlog_bytes:
-            self.close(_POLICY_VIOLATION, "commands are sent but replies are not read")
-        if self.closing is not None:
-            return
-        opening = b'{"id":%d,"type":"%b"' % (request_id, kind.encode())
-        if not request_id:
-            opening = b'{"type":"%b"' % kind.encode()
-        self._replies.append(_Reply(opening, subscription, tail))
-        self._reply_bytes += len(opening) + len(tail)
-        self._note_pending()
+        self._replies.error(request_id, code, text, tickers, subscription)
 
     def _note_pending(self) -> None:
         if not self._is_pending:

@@ -1,53 +1,22 @@
-"""
-What waits for a client; each kind of channel is bounded in its own way.
-
-* `ConflatingSubscription` (top of book, ticker): the newest state per market; the client is told
-  how many changes it stands for.
-* `DepthSubscription`: every delta, in order, up to a limit; beyond it fresh snapshots take over.
-* `NoticeSubscription` (trades, lifecycle): every frame, in order, up to a limit; beyond it the
-  subscription has to end, because what is lost cannot be told otherwise.
-
-Items are immutable and made once for all clients; here they are only referred to.
-"""
+"""Full depth: every delta waits, up to a limit; beyond it fresh snapshots take over, or the end."""
 
 from collections import deque
 from collections.abc import Collection
-from itertools import islice
 from typing import Final, final
 
 import msgspec
 
 from kalshibook.store import Condition, Cut
 from kalshibook.stream.channels import Channel
-from kalshibook.stream.encode import DELTA_OPENING, MESSAGE_OPENING, SNAPSHOT_OPENING
+from kalshibook.stream.encode import DELTA_OPENING, SNAPSHOT_OPENING
 from kalshibook.stream.frames import FrameWriter
 from kalshibook.stream.routes import Routes
-from kalshibook.stream.shared import Bodies, Body, Counters
+from kalshibook.stream.shared import Counters
 from kalshibook.stream.subscription import AnySubscription, Owner, Subscription
 
-__all__ = [
-    "ConflatingSubscription",
-    "DepthItem",
-    "DepthSubscription",
-    "Latest",
-    "Notice",
-    "NoticeSubscription",
-]
+__all__ = ["DepthItem", "DepthSubscription"]
 
 _UNKNOWN: Final = -1
-
-
-class Latest(msgspec.Struct, frozen=True, gc=False):
-    """A market's newest state on a conflating channel."""
-
-    ticker: str
-    version: int
-    """The store's version in which the book last changed."""
-    body: Body
-    since_us: int
-    """When the oldest change that is not written yet was handed over."""
-    merged: int
-    """How many changes it stands for; 0 for the state sent on subscribing."""
 
 
 class DepthItem(msgspec.Struct, frozen=True, gc=False):
@@ -60,106 +29,6 @@ class DepthItem(msgspec.Struct, frozen=True, gc=False):
     """Of the delta; None is a snapshot, made from the newest version when it is written."""
     request_id: int | None = None
     """Of a snapshot asked for by `get_snapshot`: the command's id, 0 for none."""
-
-
-class Notice(msgspec.Struct, frozen=True, gc=False):
-    """A frame that is passed on."""
-
-    ticker: str
-    opening: bytes
-    tail: bytes
-
-
-@final
-class ConflatingSubscription(Subscription[Latest]):
-    """
-    Top of book or ticker.
-
-    A market's state at the time of subscribing is sent first, so changes that are older than the
-    cut it came from are ignored: changes arrive here later than the store shows them.
-    """
-
-    def __init__(
-        self,
-        owner: Owner,
-        sid: int,
-        channel: Channel,
-        routes: Routes[AnySubscription],
-        *,
-        bodies: Bodies,
-        counters: Counters,
-        version: int,
-    ) -> None:
-        super().__init__(owner, sid, channel, routes)
-        self._bodies = bodies
-        self._counters = counters
-        self._floor = version
-        """Version of the cut that the subscription began with."""
-        self._floors: dict[str, int] = {}
-        """Versions of the later cuts with which markets were added."""
-        self._pending: dict[str, Latest] = {}
-
-    @property
-    def backlog(self) -> int:
-        """How many markets wait."""
-        return len(self._pending)
-
-    def push(self, item: Latest) -> None:
-        """Take a market's new state; it replaces one that waits, which keeps its place."""
-        ticker = item.ticker
-        if item.version <= (self._floors.get(ticker, self._floor) if self._floors else self._floor):
-            return
-        waiting = self._pending.get(ticker)
-        if waiting is None:
-            self._pending[ticker] = item
-        else:
-            merged = waiting.merged + item.merged
-            self._pending[ticker] = Latest(ticker, item.version, item.body, waiting.since_us, merged)
-            self._counters.conflated += 1
-        self._wake()
-
-    def write(self, writer: FrameWriter) -> bool:
-        """Write states, longest waiting first."""
-        pending, opening, stamp = self._pending, self._bodies.opening, writer.stamp
-        written = 0
-        for item in pending.values():
-            if writer.is_full:
-                break
-            tail = item.body.tail
-            if item.merged > 1:
-                note = b'"merged":%d,"since_ms":%d,' % (item.merged, item.since_us // 1_000)
-                tail = MESSAGE_OPENING + note + tail[len(MESSAGE_OPENING) :]
-            writer.add(opening, self.next_head(stamp), tail)
-            written += 1
-        if written == len(pending):
-            # A new dict, not clear(): the old one may have grown to the number of all markets.
-            self._pending = {}
-            return False
-        for ticker in [*islice(pending, written)]:
-            del pending[ticker]
-        return True
-
-    def _begin(self, tickers: Collection[str], cut: Cut, now_us: int, *, initial: bool) -> None:
-        is_later = cut.version > self._floor
-        for ticker in tickers:
-            if is_later:
-                self._floors[ticker] = cut.version
-            book = cut.get(ticker) if initial else None
-            if book is not None:
-                self._pending[ticker] = Latest(ticker, book.version, self._bodies.of(book), now_us, 0)
-        if self._pending:
-            self._wake()
-
-    def _held(self) -> Collection[str]:
-        return {**self._floors, **self._pending}
-
-    def _forget(self, tickers: Collection[str]) -> None:
-        for ticker in tickers:
-            self._floors.pop(ticker, None)
-            self._pending.pop(ticker, None)
-
-    def _clear(self) -> None:
-        self._floors, self._pending = {}, {}
 
 
 @final
@@ -308,52 +177,3 @@ class DepthSubscription(Subscription[DepthItem]):
 
     def _clear(self) -> None:
         self._queue, self._due, self._written, self._requests = deque(), {}, {}, 0
-
-
-@final
-class NoticeSubscription(Subscription[Notice]):
-    """Trades or lifecycle messages."""
-
-    def __init__(
-        self, owner: Owner, sid: int, channel: Channel, routes: Routes[AnySubscription], *, capacity: int
-    ) -> None:
-        super().__init__(owner, sid, channel, routes)
-        self._capacity = capacity
-        self._queue: deque[Notice] = deque()
-
-    @property
-    def backlog(self) -> int:
-        """How many frames wait."""
-        return len(self._queue)
-
-    def push(self, item: Notice) -> None:
-        """Take one frame."""
-        if len(self._queue) >= self._capacity:
-            self.owner.doom(self)
-            return
-        self._queue.append(item)
-        self._wake()
-
-    def write(self, writer: FrameWriter) -> bool:
-        """Write frames in order."""
-        queue, stamp = self._queue, writer.stamp
-        while queue:
-            if writer.is_full:
-                return True
-            item = queue.popleft()
-            writer.add(item.opening, self.next_head(stamp), item.tail)
-        return False
-
-    def _begin(self, tickers: Collection[str], cut: Cut, now_us: int, *, initial: bool) -> None:
-        """Nothing is sent at once: what is over is not told again."""
-
-    def _held(self) -> Collection[str]:
-        return {item.ticker for item in self._queue}
-
-    def _forget(self, tickers: Collection[str]) -> None:
-        if self._queue:
-            gone = {*tickers}
-            self._queue = deque(item for item in self._queue if item.ticker not in gone)
-
-    def _clear(self) -> None:
-        self._queue = deque()
