@@ -80,7 +80,7 @@ COMPANIONS = {
     ("kafka", "start_offsets"): {"kafka.start": "offsets"},
 }
 # Fields whose meaning allows fewer values than their type.
-VALUES: dict[tuple[str, str], Any] = {("kafka", "start"): "offsets"}
+VALUES: dict[tuple[str, str], Any] = {("kafka", "start"): "offsets", ("stream", "path"): "/other/path"}
 
 
 def _toml(value: object) -> str:

@@ -43,7 +43,7 @@ class ServerOptions(msgspec.Struct, frozen=True, kw_only=True):
     feed: str = "kafka"
     """Name of the feed: an entry point of the group ``kalshibook.feeds``."""
     feed_options: dict[str, str | int | bool] = {}
-    """What a feed other than ``kafka``, which has its own section, is made with."""
+    """Options of a feed other than ``kafka``, which has a section: ``path`` of ``recording``, for example."""
     switch_interval_us: int = 500
     """
     The interpreter's thread switch interval while serving, in microseconds; 0 leaves it alone.

@@ -12,7 +12,7 @@ class Durations:
     """
     Counts durations in buckets that are 3 % wide, so that a run of any length fits.
 
-    Not thread-safe: one thread adds, and reads when it is done adding.
+    One thread adds; any may read meanwhile.
     """
 
     def __init__(self) -> None:
@@ -39,9 +39,10 @@ class Durations:
         Returns:
             Microseconds, or None when nothing was counted.
         """
-        needed, seen = share * self.count, 0
-        for bucket in sorted(self._buckets):
-            seen += self._buckets[bucket]
+        buckets = self._buckets.copy()
+        needed, seen = share * sum(buckets.values()), 0
+        for bucket in sorted(buckets):
+            seen += buckets[bucket]
             if seen >= needed:
                 return min(_upper_end(bucket), self.largest_us)
         return None

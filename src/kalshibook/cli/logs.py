@@ -2,12 +2,22 @@
 
 import logging
 import sys
+from typing import Any
 
 import structlog
 
 from kalshibook.settings import LogOptions
 
 __all__ = ["configure_logs"]
+
+
+class _StandardError(logging.StreamHandler[Any]):
+    """Writes to what `sys.stderr` is at the moment: a progress bar takes its place while it is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        self.stream = sys.stderr
+        super().emit(record)
 
 
 def configure_logs(options: LogOptions) -> None:
@@ -30,7 +40,7 @@ def configure_logs(options: LogOptions) -> None:
         if as_json
         else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=steps,

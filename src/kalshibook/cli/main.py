@@ -3,6 +3,7 @@
 import errno
 import importlib
 import sys
+from collections.abc import Iterator
 from typing import Any, Final
 
 from kalshibook import __version__
@@ -29,19 +30,16 @@ COMMANDS: Final = {
 """Name, where it is, and its line of help: so that `top` does not pay for importing the server."""
 
 
-class OneLineError(click.ClickException):
-    """What went wrong, in one line; exit code 1."""
-
-
 class Application(click.Group):
     """A group that imports a subcommand when it is called."""
 
     def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, print a failure as one line and end the process: 0, 1 for a failure, 2 for a wrong command."""
+        run: Any = super().main  # its overloads know nothing of arguments that are passed on
         if not standalone_mode:
-            return super().main(*arguments, standalone_mode=False, **extra)
+            return run(*arguments, standalone_mode=False, **extra)
         try:
-            sys.exit(super().main(*arguments, standalone_mode=False, **extra))
+            sys.exit(run(*arguments, standalone_mode=False, **extra))
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "kalshibook"
             click.echo(f"{command}: {error.format_message()} (see {command} --help)", err=True)
@@ -66,7 +64,7 @@ class Application(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "").startswith("kalshibook"):
                 raise
-            raise OneLineError(
+            raise click.ClickException(
                 f"{cmd_name} needs {error.name}, which is not installed; pip install 'kalshibook-live[cli]'"
             ) from None
         return command
@@ -81,36 +79,49 @@ class Application(click.Group):
         try:
             return super().invoke(ctx)
         except KalshiBookError as error:
-            raise OneLineError(str(error)) from error
+            raise click.ClickException(str(error)) from error
         except BaseExceptionGroup as group:
             raise _first_expected(group) from group
         except OSError as error:
             if error.errno not in _EXPECTED:
                 raise
-            raise OneLineError(str(error)) from error
+            raise click.ClickException(str(error)) from error
 
 
 _EXPECTED: Final = (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES, errno.ENOENT)
 
 
-def _first_expected(group: BaseExceptionGroup) -> BaseException:
-    """Find, in what a nursery raised, the one error that the user can act on."""
-    leaf: BaseException = group
-    while isinstance(leaf, BaseExceptionGroup) and len(leaf.exceptions) == 1:
-        leaf = leaf.exceptions[0]
-    if isinstance(leaf, KalshiBookError) or (isinstance(leaf, OSError) and leaf.errno in _EXPECTED):
-        return OneLineError(str(leaf))
+def _first_expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Find, in what a nursery raised, the one error that the user can act on; a bug keeps its traceback."""
+    for leaf in _leaves(group):
+        if isinstance(leaf, click.ClickException):
+            return leaf
+        if isinstance(leaf, KalshiBookError) or (isinstance(leaf, OSError) and leaf.errno in _EXPECTED):
+            return click.ClickException(str(leaf))
     return group
 
 
-@click.group(cls=Application, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="kalshibook")
-def app() -> None:
+def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
+@click.group(
+    cls=Application, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]}
+)
+@click.version_option(__version__, prog_name="kalshibook", message="%(prog)s %(version)s")
+@click.pass_context
+def app(context: click.Context) -> None:
     """
     Every order book of the Kalshi exchange, in memory, always consistent, never locked.
 
     Start with `kalshibook demo`: it needs no account, no broker and no settings.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main() -> None:

@@ -1,9 +1,12 @@
 """`kalshibook settings`: what is in force, and why."""
 
+import itertools
+
 import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from kalshibook.cli.options import with_settings
 from kalshibook.settings import Loaded
@@ -31,7 +34,9 @@ def settings(loaded: Loaded, *, as_json: bool, changed: bool) -> None:
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold")
     table.add_column("origin", style="dim", overflow="fold")
-    for row in rows:
-        # Plain text: a value may hold brackets, which rich would take for its markup.
-        table.add_row(*(part.replace("[", r"\[") for part in row))
+    for _, section in itertools.groupby(rows, lambda row: row.path.partition(".")[0]):
+        for row in section:
+            # Plain text: a value may hold brackets, which rich would take for its markup.
+            table.add_row(*(Text(part) for part in row))
+        table.add_row()
     Console().print(table)

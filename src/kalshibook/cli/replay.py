@@ -1,0 +1,123 @@
+"""`kalshibook replay`: recordings into Kafka."""
+
+import gzip
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import click
+from rich.progress import Progress
+
+from kalshibook.cli.logs import configure_logs
+from kalshibook.cli.main import INTERRUPTED
+from kalshibook.cli.options import BROKER_FLAGS, with_settings
+from kalshibook.cli.progress import progress_bar, shown
+from kalshibook.feeds.pacing import parse_speed
+from kalshibook.feeds.player import play
+from kalshibook.feeds.publisher import Publisher
+from kalshibook.feeds.tape import RecordedFrame, Tape
+from kalshibook.settings import Loaded
+
+__all__ = ["replay"]
+
+_MOST_PAUSE_MS: Final = 2_000
+
+
+@click.command()
+@click.argument("path", type=click.Path(exists=True, path_type=Path), metavar="DIR|FILE")
+@click.option("--speed", default="1", show_default=True, help="How many times faster than recorded, or max.")
+@click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C.")
+@click.option("--align", is_flag=True, help="Let all markets begin at the same moment.")
+@click.option(
+    "--skip-bad-lines", is_flag=True, help="Count lines that cannot be read instead of ending there."
+)
+@click.option("--source", default="replay", show_default=True, help="The gatherer that envelopes name.")
+@with_settings(*BROKER_FLAGS)
+def replay(
+    loaded: Loaded,
+    *,
+    path: Path,
+    speed: str,
+    loop: bool,
+    align: bool,
+    skip_bad_lines: bool,
+    source: str,
+) -> None:
+    """
+    Play recordings into Kafka, as envelopes keyed by market, at their own pace or faster.
+
+    Times of receipt are those of the playing. Longer pauses are cut to 2 seconds. The topic must
+    exist. The exit code is 0 when everything has been acknowledged.
+    """
+    configure_logs(loaded.settings.log)
+    kafka = loaded.settings.kafka
+    tape = Tape(path, strict=not skip_bad_lines, align=align)
+    factor = parse_speed(speed)
+    publisher = Publisher(kafka.bootstrap_servers, source=source, topic=kafka.topic, settings=kafka.extra)
+    began = time.monotonic()
+    with _set_by_signals() as stop, publisher, progress_bar("frames") as progress:
+        report = play(
+            _Shown(tape, progress),
+            publisher,
+            speed=factor,
+            max_pause_ms=_MOST_PAUSE_MS,
+            loop=loop,
+            stop=stop,
+        )
+    seconds = time.monotonic() - began
+    done = publisher.statistics()
+    rate = done.delivered / max(seconds, 0.001)
+    click.echo(
+        f"{done.delivered:,} of {report.frames:,} frames published to {kafka.topic}"
+        f" in {seconds:.1f} s ({rate:,.0f} per second), markets: {len(tape.markets)}"
+    )
+    if tape.bad_lines:
+        click.echo(f"{tape.bad_lines:,} lines could not be read, the last: {tape.last_error}", err=True)
+    if done.failed or report.rejected:
+        raise click.ClickException(
+            f"{done.failed:,} frames refused by Kafka, {report.rejected:,} not publishable"
+        )
+    if not report.complete:
+        raise click.exceptions.Exit(INTERRUPTED)
+
+
+@contextmanager
+def _set_by_signals() -> Iterator[threading.Event]:
+    """Set an event on SIGINT or SIGTERM; a second one ends the process at once."""
+    stop = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Shown:
+    """A tape whose iterations show their progress."""
+
+    def __init__(self, tape: Tape, progress: Progress) -> None:
+        self._tape = tape
+        self._progress = progress
+        # Reading twice is a small price on a terminal, and none elsewhere.
+        self._total = None if progress.disable else sum(map(_lines_in, tape.markets.values()))
+
+    def __iter__(self) -> Iterator[RecordedFrame]:
+        return shown(self._tape, self._progress, f"playing {self._tape.path}", self._total)
+
+
+def _lines_in(files: Iterable[Path]) -> int:
+    count = 0
+    for file in files:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            count += sum(1 for _ in lines)
+    return count
