@@ -101,6 +101,8 @@ class Connection:
             while True:
                 message = await self._socket.receive()
                 self._client.receive(message, now_us())
+        except WriteTimeout:
+            self._finish_slow()
         except SocketClosed as closed:
             self._finish(Cause.SESSION if closed.code == 1009 else Cause.CLIENT, closed.code, closed.reason)
 

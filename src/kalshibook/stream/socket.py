@@ -2,14 +2,12 @@
 One WebSocket of a server: trio-websocket speaks the protocol, this adapter owns the bytes.
 
 trio-websocket does the handshake, answers control frames and closes. Data frames come here ready
-made, many in one buffer, and go out in one write. Both write through one `_Transport`, so that a
-frame is never torn by another, and every write has a deadline.
+made, many in one buffer, and go out in one write. Both write through one `Transport`.
 """
 
-import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, TypeAlias, final
+from typing import TypeAlias, final
 
 import msgspec
 import trio
@@ -23,6 +21,7 @@ from trio_websocket import (
 from wsproto.utilities import LocalProtocolError
 
 from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.transport import Transport
 
 __all__ = [
     "Handler",
@@ -34,9 +33,6 @@ __all__ = [
     "WriteTimeout",
     "serve_socket",
 ]
-
-_CLOSE_OPCODE: Final = 0x88
-_READ_BYTES: Final = 16_384
 
 
 class Handshake(msgspec.Struct, frozen=True):
@@ -78,115 +74,11 @@ class WriteTimeout(Exception):  # noqa: N818 - as above
     """The other side did not take what was written in time; the socket is dead."""
 
 
-class _Transport(trio.abc.Stream):
-    """
-    The TCP stream under one WebSocket: one write at a time, each with a deadline.
-
-    After a write that was cut short the frame is partial and the other side can make no sense of
-    what follows, a close frame included: the stream is aborted.
-    """
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream, options: StreamOptions) -> None:
-        self._stream = stream
-        self._options = options
-        self._lock = trio.StrictFIFOLock()
-        self._close_sent = False
-        self.agreed = False
-        """The other side spoke WebSocket: its handshake was read."""
-        self.timed_out = False
-        self.hanging_up = False
-        self.close_written = trio.Event()
-        """A close frame is out, or none will be."""
-        self.ended = trio.Event()
-        """Nothing more is read."""
-        self.gone = trio.Event()
-        """The stream is closed."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write what trio-websocket made."""
-        async with self._lock:
-            # No data frame may follow a close frame. Marked here because trio-websocket marks
-            # some closes only after they are written, while a data frame waits for the lock.
-            self._close_sent = self._close_sent or (len(data) > 0 and data[0] == _CLOSE_OPCODE)
-            await self._write(data, math.inf)
-        if self._close_sent:
-            self.close_written.set()
-
-    async def send_frames(self, frames: bytes, deadline: float) -> None:
-        """Write whole data frames, until `deadline` of Trio's clock at most."""
-        async with self._lock:
-            if self._close_sent:
-                raise trio.ClosedResourceError("a close frame was sent")
-            await self._write(frames, deadline)
-
-    async def _write(self, data: bytes | bytearray | memoryview, deadline: float) -> None:
-        written = False
-        try:
-            with trio.move_on_at(min(deadline, trio.current_time() + self._options.send_timeout_s)):
-                await self._stream.send_all(data)
-                written = True
-        finally:
-            if not written:
-                await self.abort()
-        if not written:
-            self.timed_out = True
-            raise trio.BrokenResourceError("the other side did not take a write in time")
-
-    async def wait_send_all_might_not_block(self) -> None:
-        """Wait until a write has a chance."""
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Read what has arrived; empty at the end."""
-        data: bytes | bytearray = b""
-        try:
-            data = await self._stream.receive_some(max_bytes)
-        finally:
-            if not data:
-                self.ended.set()
-        return data
-
-    async def aclose(self) -> None:
-        """
-        Hang up so that the other side can read all that was sent.
-
-        Closing a TCP socket that holds unread bytes resets it, and the reset may overtake the
-        close frame. RFC 6455, 7.1.1 therefore asks to end the sending half and to read on until
-        the other side hangs up.
-        """
-        if self.hanging_up or self.gone.is_set():
-            await self.gone.wait()
-            return
-        self.hanging_up = True
-        self.ended.set()
-        try:
-            with (
-                trio.move_on_after(self._options.close_timeout_s),
-                suppress(trio.BrokenResourceError, trio.ClosedResourceError),
-            ):
-                async with self._lock:
-                    await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_BYTES):
-                    pass
-        finally:
-            await self.abort()
-
-    async def abort(self) -> None:
-        """Close at once."""
-        self._close_sent = True
-        self.close_written.set()
-        self.ended.set()
-        self.gone.set()
-        await trio.aclose_forcefully(self._stream)
-
-
 @final
 class ServerSocket:
     """An open WebSocket, handed to the handler of `serve_socket`."""
 
-    def __init__(
-        self, connection: WebSocketConnection, transport: _Transport, options: StreamOptions
-    ) -> None:
+    def __init__(self, connection: WebSocketConnection, transport: Transport, options: StreamOptions) -> None:
         self._connection = connection
         self._transport = transport
         self._options = options
@@ -196,14 +88,15 @@ class ServerSocket:
         Wait for the next message.
 
         Raises:
+            WriteTimeout: there will be none, because a write was not taken in time.
             SocketClosed: there will be none.
         """
         try:
             return await self._connection.get_message()
-        except ConnectionClosed as closed:
-            raise SocketClosed(closed.reason) from None
+        except ConnectionClosed:
+            raise self._failure() from None
 
-    async def send_frames(self, frames: bytes, *, deadline: float = math.inf) -> None:
+    async def send_frames(self, frames: bytes) -> None:
         """
         Write whole server frames, as many as there are, in one go.
 
@@ -211,7 +104,6 @@ class ServerSocket:
 
         Args:
             frames: one or more encoded frames.
-            deadline: Trio's time at which it must be written, if earlier than the send timeout.
 
         Raises:
             WriteTimeout: it was not written in time; nothing more can be said to this client.
@@ -220,7 +112,7 @@ class ServerSocket:
         if self._connection.closed:
             raise SocketClosed(self._connection.closed)
         try:
-            await self._transport.send_frames(frames, deadline)
+            await self._transport.send_frames(frames)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._failure() from None
 
@@ -278,7 +170,7 @@ async def serve_socket(
             unless it was closed before.
         options: sizes and times.
     """
-    transport = _Transport(stream, options)
+    transport = Transport(stream, options)
     try:
         await _converse(transport, judge, handler, options)
         await transport.aclose()
@@ -286,7 +178,7 @@ async def serve_socket(
         await transport.abort()
 
 
-async def _converse(transport: _Transport, judge: Judge, handler: Handler, options: StreamOptions) -> None:
+async def _converse(transport: Transport, judge: Judge, handler: Handler, options: StreamOptions) -> None:
     try:
         async with trio.open_nursery() as nursery:
             request = await _read_request(nursery, transport, options)
@@ -306,7 +198,7 @@ async def _converse(transport: _Transport, judge: Judge, handler: Handler, optio
 
 
 async def _read_request(
-    nursery: trio.Nursery, transport: _Transport, options: StreamOptions
+    nursery: trio.Nursery, transport: Transport, options: StreamOptions
 ) -> WebSocketRequest | None:
     # Without the watcher, a stream that ends before its request would be held until the
     # timeout: trio-websocket goes on waiting.
@@ -325,7 +217,7 @@ async def _cancel_at(event: trio.Event, scope: trio.CancelScope) -> None:
 
 
 async def _answer(
-    request: WebSocketRequest, transport: _Transport, judge: Judge, handler: Handler, options: StreamOptions
+    request: WebSocketRequest, transport: Transport, judge: Judge, handler: Handler, options: StreamOptions
 ) -> None:
     transport.agreed = True
     refusal = judge(_handshake(request))
