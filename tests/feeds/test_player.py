@@ -65,6 +65,7 @@ def test_a_second_round_is_no_duplicate(
 
     report = play(Rounds(), publisher, speed=math.inf, loop=True, stop=stop)
     assert (60, False) == (report.frames, report.complete)
+    assert {} == publisher._enveloper._last
     with KafkaFeed(store, options_for(broker)) as feed:
         assert feed.wait_ready(TIMEOUT_S)
     outcomes = store.statistics().outcomes

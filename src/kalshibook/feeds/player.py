@@ -81,6 +81,7 @@ def play(
     player = _Player(publisher, restamp, consumed, max_unread, stop or threading.Event())
     complete = player.run(frames, Pacer(speed, max_pause_ms))
     while complete and loop and player.taken:
+        player.forget()
         complete = player.run(frames, Pacer(speed, max_pause_ms))
     publisher.flush()
     return PlayReport(player.taken, player.rejected, complete, player.waited_s)
@@ -100,6 +101,7 @@ class _Player:
         self._consumed = consumed
         self._max_unread = max_unread
         self._stop = stop
+        self._connections: set[str] = set()
         self.taken = 0
         self.rejected = 0
         self.waited_s = 0.0
@@ -116,8 +118,15 @@ class _Player:
             self._publish(frame)
         return True
 
+    def forget(self) -> None:
+        """Drop what the publisher remembers of this round: its connections do not come again."""
+        for connection in self._connections:
+            self._publisher.forget(connection)
+        self._connections.clear()
+
     def _publish(self, frame: RecordedFrame) -> None:
         self.taken += 1
+        self._connections.add(frame.connection)
         publish = self._publisher.publish_nowait
         try:
             while not publish(frame.frame, connection=frame.connection, received_us=self._received_us(frame)):
