@@ -7,6 +7,7 @@ Java 17 and Maven are needed; the jars (45 MB) are resolved once per checkout.
 import base64
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -73,6 +74,9 @@ share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 log.retention.check.interval.ms=500
 log.segment.delete.delay.ms=500
+log.initial.task.delay.ms=500
+log.cleaner.backoff.ms=500
+log.cleaner.dedupe.buffer.size=4194304
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 allow.everyone.if.no.acl.found=true
 super.users=User:ANONYMOUS
@@ -139,6 +143,11 @@ class ApacheKafka:
         self._make_certificate()
         self._format()
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not ended since."""
+        return self._process is not None
+
     def start(self) -> None:
         """
         Run the node and return when it answers.
@@ -166,6 +175,16 @@ class ApacheKafka:
     def kill(self) -> None:
         """End the node as a power cut would (kill -9)."""
         self._end(kill=True)
+
+    def freeze(self) -> None:
+        """Let the node answer nothing, with its connections open, as a stalled machine would."""
+        assert self._process is not None, "it is not running"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen node go on."""
+        assert self._process is not None, "it is not running"
+        self._process.send_signal(signal.SIGCONT)
 
     def __enter__(self) -> Self:
         self.start()

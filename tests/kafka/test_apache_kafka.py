@@ -15,25 +15,6 @@ TIMEOUT_S = 30
 needs_kafka = pytest.mark.real_kafka
 
 
-def values(topic: Topic) -> list[bytes | None]:
-    """Return the values of partition 0."""
-    with Consumer(
-        {
-            "bootstrap.servers": topic.bootstrap_servers,
-            "group.id": "x",
-            "enable.partition.eof": True,
-            "log_level": 0,
-        }
-    ) as client:
-        client.assign([TopicPartition(topic.name, 0, 0)])
-        found: list[bytes | None] = []
-        while (message := client.poll(TIMEOUT_S)) is not None:
-            if message.error() is not None:
-                break
-            found.append(message.value())
-        return found
-
-
 def produce(topic: Topic, value: bytes) -> None:
     """Store a record in partition 0."""
     client = Producer({"bootstrap.servers": topic.bootstrap_servers, "acks": "all", "log_level": 0})
@@ -86,7 +67,7 @@ def test_records_survive(
     finally:
         apache_kafka.start()
     produce(topic, b"after")
-    assert [b"before", b"after"] == values(topic)
+    assert [b"before", b"after"] == topic.values()
 
 
 @needs_kafka

@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Final
 
-from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.cimpl import NewPartitions, NewTopic
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # its documented names
+    AdminClient,
+    NewPartitions,
+    NewTopic,
+)
 
 __all__ = ["Topic"]
 
@@ -40,13 +43,34 @@ class Topic:
         """Delete it with its records."""
         self.admin.delete_topics([self.name])[self.name].result(TIMEOUT_S)
 
+    def beginnings(self) -> dict[int, int]:
+        """Return the oldest offset that is kept of each partition."""
+        return {partition: bounds[0] for partition, bounds in self._bounds().items()}
+
     def ends(self) -> dict[int, int]:
         """Return the offset after the last record of each partition."""
-        with Consumer(
-            {"bootstrap.servers": self.bootstrap_servers, "group.id": "ends", "log_level": 0}
-        ) as client:
+        return {partition: bounds[1] for partition, bounds in self._bounds().items()}
+
+    def values(self, partition: int = 0) -> list[bytes | None]:
+        """Return what a partition holds, from its beginning to its end."""
+        settings = {
+            "bootstrap.servers": self.bootstrap_servers,
+            "group.id": "values",
+            "enable.partition.eof": True,
+            "log_level": 0,
+        }
+        with Consumer(settings) as client:
+            client.assign([TopicPartition(self.name, partition, OFFSET_BEGINNING)])
+            found: list[bytes | None] = []
+            while (message := client.poll(TIMEOUT_S)) is not None and message.error() is None:
+                found.append(message.value())
+            return found
+
+    def _bounds(self) -> dict[int, tuple[int, int]]:
+        settings = {"bootstrap.servers": self.bootstrap_servers, "group.id": "bounds", "log_level": 0}
+        with Consumer(settings) as client:
             numbers = client.list_topics(self.name, timeout=TIMEOUT_S).topics[self.name].partitions
             places = [TopicPartition(self.name, number) for number in numbers]
             return {
-                place.partition: client.get_watermark_offsets(place, timeout=TIMEOUT_S)[1] for place in places
+                place.partition: client.get_watermark_offsets(place, timeout=TIMEOUT_S) for place in places
             }
