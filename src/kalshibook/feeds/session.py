@@ -36,6 +36,8 @@ _RETENTION: Final = frozenset(
         KafkaError.OFFSET_OUT_OF_RANGE,
     }
 )
+# librdkafka passes over what it cannot unpack.
+_SPOILT: Final = frozenset({KafkaError._BAD_MSG, KafkaError._BAD_COMPRESSION})  # noqa: SLF001
 
 
 @final
@@ -89,7 +91,8 @@ class ReadingSession:
             self.positions.consumed(next_offsets)
             # After the records: an end of a partition follows the records before it.
             for event in events:
-                self._on_event(event)
+                if self._on_event(event):
+                    break  # the others are about an assignment that is over
             self._writer.commit()
         if self._keep_time():
             self._look_around()
@@ -142,25 +145,33 @@ class ReadingSession:
         found = self._link.offsets_at(bounds, wanted_ms)
         return start_at_time(bounds, found, self._link.offsets_at(bounds, 0), options.rewind_minutes)
 
-    def _on_event(self, message: Message) -> None:
+    def _on_event(self, message: Message) -> bool:
+        """Act on what is no record, and tell whether everything was assigned anew."""
         error = message.error()
         assert error is not None, "records are taken by the intake"
-        partition: int = message.partition()  # type: ignore[assignment]  # -1 where it concerns none
-        code = error.code()
         if error.fatal():
             raise FeedError(f"librdkafka cannot go on: {error.str()}")
+        partition: int = message.partition()  # type: ignore[assignment]  # -1 where it concerns none
+        code = error.code()
         if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
             self.positions.end_reached(partition, message.offset())  # type: ignore[arg-type]
         elif code in _RETENTION:
-            offset = self.positions.next_offsets[partition]
-            reason = f"records from offset {offset} of partition {partition} on are gone: {error.str()}"
-            self._writer.doubt_all(reason, partition)
+            self._doubt(partition, "are gone", error)
             self.positions.restart(partition)
             self._link.restart(partition)
+        elif code in _SPOILT:
+            self._doubt(partition, "cannot be taken out of Kafka", error)
         elif state_of(error) is not FeedState.BROKER_DOWN:
             self._begin_again(state_of(error), f"topic {self._options.topic!r}: {error.str()}")
+            return True
         elif code != KafkaError.GROUP_AUTHORIZATION_FAILED:  # no group is used, so none has to be allowed
             self._store.incidents.record(IncidentKind.FEED, error.str(), partition=partition)
+        return False
+
+    def _doubt(self, partition: int, finding: str, error: KafkaError) -> None:
+        offset = self.positions.next_offsets[partition]
+        reason = f"records from offset {offset} of partition {partition} on {finding}: {error.str()}"
+        self._writer.doubt_all(reason, partition)
 
     def _keep_time(self) -> bool:
         now_us = _now_us()
