@@ -20,7 +20,7 @@ PLENTY = 1 << 30
 
 
 def split(data: bytes) -> list[bytes]:
-    """Cut a write into the payloads of its frames, insisting on whole unmasked text frames (RFC 6455, 5.2)."""
+    """Cut a write into the payloads of its frames: whole unmasked text frames (RFC 6455, 5.2)."""
     payloads = []
     while data:
         assert 0x81 == data[0]

@@ -325,7 +325,7 @@ def test_binary_message() -> None:
 
 
 def test_ticker_with_initial_snapshot() -> None:
-    """With `send_initial_snapshot` one ticker frame comes at once for each named market; held ones get none."""
+    """With `send_initial_snapshot` a ticker comes at once for each named market that was not held."""
     user = frog().connect()
     frames = user.ask("subscribe", channels=["ticker"], market_tickers=[T40], send_initial_snapshot=True)
     assert ["subscribed", "ticker"] == [frame["type"] for frame in frames]
@@ -418,7 +418,7 @@ def test_prefixes() -> None:
 
 
 def test_all_markets() -> None:
-    """A subscription without markets gets all of them and stays so when some are named; none can be left out."""
+    """A subscription without markets gets all and keeps them when some are named; none can be left out."""
     stage = frog()
     user = stage.connect()
     assert [T40, T45, T50, T55, TOAD] == [

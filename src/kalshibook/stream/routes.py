@@ -81,6 +81,9 @@ class Routes(Generic[S]):
                 return self._every
         found = [*self._every, *(named or ())]
         for length in self._lengths:
+            # A shorter ticker would be cut to itself, and matched again as its own prefix.
+            if length > len(ticker):
+                break
             found += self._by_prefix.get(ticker[:length], ())
         return found
 
