@@ -3,19 +3,25 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
+from kalshibook.cli.main import COMMANDS, app
 from kalshibook.http import metrics
 from kalshibook.settings import PREFIX, Settings
 
-__all__ = ["metrics_table", "settings_tables", "write_generated_pages"]
+__all__ = ["command_line", "metrics_table", "settings_tables", "write_generated_pages"]
 
 
 def write_generated_pages(folder: Path) -> None:
     """Write every generated page; an unchanged one keeps its time, so that it is not built again."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (("settings.md", settings_tables()), ("metrics.md", metrics_table())):
+    for name, text in (
+        ("command-line.md", command_line()),
+        ("metrics.md", metrics_table()),
+        ("settings.md", settings_tables()),
+    ):
         page = folder / name
         if not page.exists() or page.read_text(encoding="utf-8") != text:
             page.write_text(text, encoding="utf-8")
@@ -24,6 +30,20 @@ def write_generated_pages(folder: Path) -> None:
 def settings_tables() -> str:
     """Return one table a section: field, default, meaning."""
     return "\n".join(_sections())
+
+
+def command_line() -> str:
+    """Return the help of every command."""
+    context = click.Context(app, info_name="kalshibook")
+    parts: list[str] = []
+    for name in COMMANDS:
+        command = app.get_command(context, name)
+        assert command is not None
+        shown = click.Context(
+            command, info_name=name, parent=context, max_content_width=96, terminal_width=96
+        )
+        parts.append(f"## `{name}`\n\n```text\n{command.get_help(shown)}\n```\n")
+    return "\n".join(parts)
 
 
 def metrics_table() -> str:

@@ -20,11 +20,12 @@ from kalshibook.stream.hub import Hub
 from kalshibook.stream.options import StreamOptions
 from kalshibook.testing import FrameFactory
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 PAGES = [
     page
-    for page in sorted(DOCS.rglob("*.md"))
-    if not {"_build", "generated"} & {*page.relative_to(DOCS).parts}
+    for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+    if not {"_build", "generated"} & {*page.relative_to(ROOT).parts}
 ]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TICKERS = ("KXFROG-26DEC01-T40", "KXFROG-26DEC01-T50")
@@ -41,7 +42,7 @@ class Fence(NamedTuple):
 def fences(page: Path) -> list[Fence]:
     """Return a page's blocks of code, in order."""
     found = FENCE.findall(page.read_text(encoding="utf-8"))
-    return [Fence(str(page.relative_to(DOCS)), language, text) for language, text in found]
+    return [Fence(str(page.relative_to(ROOT)), language, text) for language, text in found]
 
 
 def all_fences(language: str) -> list[Fence]:
@@ -202,7 +203,7 @@ SETTINGS = {
 NAMED = re.compile(r"`(store|kafka|http|stream|server|log)\.([a-z_]+)`")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_a_page_names_exist(page: Path) -> None:
     """A setting is written `section.name`, and is one."""
     named = {f"{section}.{name}" for section, name in NAMED.findall(page.read_text(encoding="utf-8"))}
@@ -210,7 +211,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     assert set() == {name for name in named if not name.endswith(".py")} - SETTINGS
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_that_a_page_names_exist(page: Path) -> None:
     """A metric that a page names stands in the table of all."""
     known = set(re.findall(r"`(kalshibook_\w+)`", metrics.__doc__ or ""))

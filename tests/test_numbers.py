@@ -66,7 +66,7 @@ NEVER_A_NUMBER: list[object] = [
     {},
     ["0.4000"],
     ("0.4000",),
-    object(),
+    Ellipsis,
 ]
 
 BAD_PRICES: list[object] = [
