@@ -183,7 +183,7 @@ class KafkaFeed:
             tombstones=intake.tombstones,
             quarantined=self._quarantine.kept,
             quarantine_lost=self._quarantine.lost,
-            queued=link.queued,
+            queued=link.watch.queued,
             last_record_us=last_us,
             silent=silent,
         )

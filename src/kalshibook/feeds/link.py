@@ -1,5 +1,5 @@
 """
-The connection to Kafka: one librdkafka consumer, what is asked of it, and what it says of itself.
+The connection to Kafka: one librdkafka consumer, and what is asked of it.
 
 Whatever can be cured by waiting becomes `Unavailable`, with the state that names it.
 """
@@ -8,7 +8,6 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
-import msgspec
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -22,28 +21,11 @@ from kalshibook.errors import FeedError
 from kalshibook.feeds.base import FeedState
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.positions import Bounds
+from kalshibook.feeds.watch import BrokerWatch, Unavailable, state_of
 
-__all__ = ["KafkaLink", "Unavailable", "connection_settings", "state_of"]
+__all__ = ["KafkaLink", "connection_settings"]
 
 _log = logging.getLogger(__name__)
-
-_REFUSED: Final = frozenset(
-    {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 - so named in librdkafka: a local error
-        KafkaError._SSL,  # noqa: SLF001
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-    }
-)
-_MISSING: Final = frozenset(
-    {
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.TOPIC_EXCEPTION,
-        KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-        KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
-    }
-)
 
 # Short, because a stop waits for it: while no broker answers every question takes so long.
 _FIRST_PATIENCE_S: Final = 0.5
@@ -63,51 +45,6 @@ _DEFAULTS: Final[Mapping[str, str | int | bool]] = {
     # How long a topic that has vanished is given to come back before that is said.
     "topic.metadata.propagation.max.ms": 10_000,
 }
-
-
-class _Broker(msgspec.Struct, gc=False):
-    nodeid: int = -1
-    state: str = ""
-
-
-class _Partition(msgspec.Struct, gc=False):
-    unknown: bool = False
-    ls_offset: int = -1
-    fetchq_cnt: int = 0
-
-
-class _Topic(msgspec.Struct, gc=False):
-    partitions: dict[int, _Partition] = {}
-
-
-class _Statistics(msgspec.Struct, gc=False):
-    brokers: dict[str, _Broker] = {}
-    topics: dict[str, _Topic] = {}
-
-
-_statistics_decoder: Final = msgspec.json.Decoder(_Statistics, strict=False)
-
-
-class Unavailable(Exception):  # noqa: N818 - names a state, which passes
-    """
-    A question was not answered; it is asked again later.
-
-    Attributes:
-        state: what this means for the feed.
-        reason: for people.
-    """
-
-    def __init__(self, state: FeedState, reason: str) -> None:
-        super().__init__(reason)
-        self.state = state
-        self.reason = reason
-
-
-def state_of(error: KafkaError) -> FeedState:
-    """Return the state of a feed that meets this error."""
-    if error.code() in _REFUSED:
-        return FeedState.AUTHENTICATION_FAILED
-    return FeedState.TOPIC_MISSING if error.code() in _MISSING else FeedState.BROKER_DOWN
 
 
 def connection_settings(options: KafkaOptions) -> dict[str, Any]:
@@ -131,17 +68,7 @@ class KafkaLink:
     def __init__(self, options: KafkaOptions) -> None:
         self._topic = options.topic
         self._patience_s = _FIRST_PATIENCE_S
-        self._last_reason = ""
-        self._without_broker = 0
-        self._without_topic = 0
-        self.trouble: Unavailable | None = None
-        """Why no broker can be reached, or None."""
-        self.ends: dict[int, int] = {}
-        """Newest known end by partition."""
-        self.known_partitions: frozenset[int] = frozenset()
-        """All partitions that the topic is known to have, those that are not read included."""
-        self.queued = 0
-        """Records fetched and not yet polled."""
+        self.watch: Final = BrokerWatch(options.topic)
         settings = {
             **_DEFAULTS,
             **connection_settings(options),
@@ -151,8 +78,8 @@ class KafkaLink:
             "enable.partition.eof": True,
             "statistics.interval.ms": _STATISTICS_MS,
             "topic.metadata.refresh.interval.ms": options.partition_refresh_s * 1_000,
-            "error_cb": self._on_error,
-            "stats_cb": self._on_statistics,
+            "error_cb": self.watch.on_error,
+            "stats_cb": self.watch.on_statistics,
         }
         try:
             self._consumer = Consumer(settings)
@@ -160,16 +87,6 @@ class KafkaLink:
             raise FeedError(f"librdkafka refuses a setting: {error.args[0].str()}") from error
         except (TypeError, ValueError) as error:
             raise FeedError(f"librdkafka refuses a setting: {error}") from error
-
-    @property
-    def vanished(self) -> bool:
-        """
-        Whether the topic seems to be gone while it is read.
-
-        librdkafka raises no error then. It would also go on at the old offset if a new topic took
-        the name, and pass over that topic's first records.
-        """
-        return self._without_topic > 1
 
     def partitions(self) -> list[int]:
         """
@@ -233,7 +150,7 @@ class KafkaLink:
         """Read these partitions from these offsets, and no others."""
         self._patience_s = _FIRST_PATIENCE_S
         self._consumer.poll(0)  # old statistics tell of the topic as it was
-        self._without_topic = 0
+        self.watch.topic_found()
         self._consumer.assign(
             [TopicPartition(self._topic, partition, offset) for partition, offset in offsets.items()]
         )
@@ -277,39 +194,6 @@ class KafkaLink:
 
     def _unavailable(self, error: KafkaError) -> Unavailable:
         self._consumer.poll(0)  # serves the callbacks, which know the reason better
-        if self.trouble is not None:
-            return self.trouble
-        return Unavailable(state_of(error), self._last_reason or error.str())
-
-    def _on_error(self, error: KafkaError) -> None:
-        code = error.code()
-        if code in _REFUSED:
-            self.trouble = Unavailable(FeedState.AUTHENTICATION_FAILED, error.str())
-        elif code != KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001
-            self._last_reason = error.str()
-        elif self.trouble is None or self.trouble.state is FeedState.BROKER_DOWN:
-            # A refused login also ends the connection; the refusal is what people need to know.
-            self.trouble = Unavailable(FeedState.BROKER_DOWN, self._last_reason or error.str())
-
-    def _on_statistics(self, text: str) -> None:
-        statistics = _statistics_decoder.decode(text)
-        if any(broker.nodeid >= 0 and broker.state == "UP" for broker in statistics.brokers.values()):
-            self.trouble = None
-            self._without_broker = 0
-            self._last_reason = ""
-        else:
-            self._without_broker += 1
-            # A connection that hangs reports no error for a minute.
-            if self._without_broker > 1 and self.trouble is None:
-                reason = self._last_reason or "no broker is connected"
-                self.trouble = Unavailable(FeedState.BROKER_DOWN, reason)
-        topic = statistics.topics.get(self._topic)
-        if topic is not None:
-            self._on_topic({number: one for number, one in topic.partitions.items() if number >= 0})
-
-    def _on_topic(self, partitions: Mapping[int, _Partition]) -> None:
-        self.known_partitions = frozenset(partitions)
-        self.ends = {number: one.ls_offset for number, one in partitions.items() if one.ls_offset >= 0}
-        self.queued = sum(one.fetchq_cnt for one in partitions.values())
-        gone = bool(partitions) and all(one.unknown for one in partitions.values())
-        self._without_topic = self._without_topic + 1 if gone else 0
+        if self.watch.trouble is not None:
+            return self.watch.trouble
+        return Unavailable(state_of(error), self.watch.last_reason or error.str())

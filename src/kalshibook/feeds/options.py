@@ -72,8 +72,8 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     poll_timeout_ms: int = 50
     """Longest wait for a record before timers run, at most 100; a record that arrives ends it at once."""
 
-    partition_refresh_s: int = 30
-    """How often partitions added to the topic are looked for."""
+    partition_refresh_s: int = 10
+    """How often it is looked whether partitions were added, or the topic is gone."""
 
     silence_limit_s: int = 120
     """A feed without any record for so long calls itself silent; 0 for no limit."""

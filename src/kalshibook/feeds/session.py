@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, Message
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.base import FeedState
-from kalshibook.feeds.link import KafkaLink, Unavailable, state_of
+from kalshibook.feeds.link import KafkaLink
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.positions import (
     Bounds,
@@ -22,6 +22,7 @@ from kalshibook.feeds.positions import (
 )
 from kalshibook.feeds.quarantine import Quarantine
 from kalshibook.feeds.records import RecordIntake
+from kalshibook.feeds.watch import Unavailable, state_of
 from kalshibook.store import BookStore, IncidentKind, StoreWriter
 
 __all__ = ["ReadingSession"]
@@ -185,11 +186,11 @@ class ReadingSession:
         return True
 
     def _look_around(self) -> None:
-        if self._link.vanished:
+        if self._link.watch.vanished:
             self._begin_again(FeedState.CONNECTING, f"topic {self._options.topic!r} has vanished")
             return
-        self.positions.ends_at(self._link.ends)
-        for partition in self._link.known_partitions - self.positions.next_offsets.keys():
+        self.positions.ends_at(self._link.watch.ends)
+        for partition in self._link.watch.known_partitions - self.positions.next_offsets.keys():
             self.positions.add(partition)
             self._link.add(partition)
             self._store.incidents.record(IncidentKind.FEED, "a partition was added", partition=partition)
@@ -204,8 +205,8 @@ class ReadingSession:
     def _judge(self) -> None:
         caught_up = self.positions.caught_up
         self._writer.set_ready(caught_up)
-        if self._link.trouble is not None:
-            self._show(self._link.trouble.state, self._link.trouble.reason)
+        if self._link.watch.trouble is not None:
+            self._show(self._link.watch.trouble.state, self._link.watch.trouble.reason)
         else:
             self._show(FeedState.LIVE if caught_up else FeedState.CATCHING_UP, self._note)
 
