@@ -1,6 +1,7 @@
 """Full depth: snapshot and deltas without hole or double, whatever is late, dropped or in doubt."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from tests.stream.stage import PLENTY, T40, T45, Stage, User, held_books, split
 DEPTH = "orderbook_delta"
 
 
-def follow(stage: Stage, *tickers: str, **params: object) -> User:
+def follow(stage: Stage, *tickers: str, **params: Any) -> User:
     """Return a client that holds these books."""
     user = stage.connect()
     user.send("subscribe", channels=[DEPTH], market_tickers=[*tickers], **params)
@@ -350,3 +351,45 @@ def test_request_of_a_market_outside() -> None:
     frames = user.ask("update_subscription", sid=1, action="add_markets", market_tickers=[T45])
     assert ["ok", "orderbook_snapshot"] == [frame["type"] for frame in frames]
     assert held_books(stage.store) == user.books
+
+
+@pytest.mark.parametrize("channel", [DEPTH, "top_of_book", "trade"])
+def test_deleted_prefix_drops_what_waits(channel: str) -> None:
+    """Nothing of markets that were selected by a deleted prefix is sent, even if it waited."""
+    stage = Stage()
+    for ticker in (T40, T45, "KXTOAD"):
+        stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+    stage.deliver()
+    user = stage.connect()
+    user.ask("subscribe", channels=[channel], market_prefixes=["KXFROG"], market_tickers=[T45, "KXTOAD"])
+    for ticker in (T40, T45, "KXTOAD"):
+        stage.script.delta("yes", 4_000, 1, ticker=ticker)
+        stage.script.apply(trade(ticker, ticker=ticker))
+    stage.deliver()
+    user.send("update_subscription", sid=1, action="delete_markets", market_prefixes=["KXFROG"])
+    frames = user.hear()
+    assert ["ok", *[channel] * 2] == [frame["type"] for frame in frames]
+    stage.script.delta("yes", 4_000, 1, ticker=T40)
+    stage.script.delta("yes", 4_000, 1, ticker=T45)
+    stage.script.apply(trade("again", ticker=T45))
+    stage.deliver()
+    assert [channel] == [frame["type"] for frame in user.hear()]
+    user.ask("update_subscription", sid=1, action="add_markets", market_prefixes=["KXTOAD"])
+    user.ask("update_subscription", sid=1, action="delete_markets", market_tickers=[T45, "KXTOAD"])
+    stage.script.delta("yes", 4_000, 1, ticker=T45)
+    stage.script.delta("yes", 4_000, 1, ticker="KXTOAD")
+    stage.script.apply(trade("later", ticker="KXTOAD"))
+    stage.deliver()
+    assert [channel] == [frame["type"] for frame in user.hear()]
+
+
+def test_added_right_after_a_request() -> None:
+    """A market that was answered once from outside still gets its snapshot when it is added."""
+    stage = Stage()
+    for ticker in (T40, T45):
+        stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+    user = follow(stage, T40)
+    user.hear()
+    user.ask("update_subscription", sid=1, action="get_snapshot", market_tickers=[T45])
+    frames = user.ask("update_subscription", sid=1, action="add_markets", market_tickers=[T45])
+    assert ["ok", "orderbook_snapshot"] == [frame["type"] for frame in frames]
