@@ -5,8 +5,11 @@ quart-schema walks the routes; how a struct becomes a schema is done here, becau
 keeps one component per struct and leaves references to nested ones hanging.
 """
 
+import ast
 import inspect
-from typing import Any, Final
+from functools import cache
+from itertools import pairwise
+from typing import Any, Final, get_args
 
 import msgspec
 from quart import Quart
@@ -94,7 +97,36 @@ def install_openapi(app: Quart) -> None:
 def _schema(model: type[Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     models = (model, *_MENTIONED.get(model, ()))
     (schema, *_), components = msgspec.json.schema_components(models, ref_template=_REFERENCE)
+    for described in models:
+        _describe(described, components)
     return schema, components
+
+
+def _describe(model: Any, components: dict[str, Any]) -> None:
+    """Add what stands below the fields in the source, which msgspec does not see."""
+    if inspect.isclass(model) and issubclass(model, msgspec.Struct):
+        for name, text in _field_texts(model).items():
+            components[model.__name__]["properties"][name].setdefault("description", text)
+        for field in msgspec.structs.fields(model):
+            _describe(field.type, components)
+    for part in get_args(model):
+        _describe(part, components)
+
+
+@cache
+def _field_texts(model: type[msgspec.Struct]) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for base in reversed(model.__mro__):
+        if base.__module__.startswith("kalshibook."):
+            (node,) = ast.parse(inspect.getsource(base)).body
+            assert isinstance(node, ast.ClassDef)
+            for field, below in pairwise(node.body):
+                match field, below:
+                    case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(
+                        value=ast.Constant(value=str(text))
+                    ):
+                        texts[name] = inspect.cleandoc(text)
+    return texts
 
 
 def _without_null(described: dict[str, Any]) -> dict[str, Any]:

@@ -236,10 +236,10 @@ def read_body(model: type[Query], body: bytes) -> Query:
         return msgspec.json.decode(body, type=model)
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `")
-        path = place.removesuffix("`") or "$"
+        path = place.replace("`", "") or "$"
         message = f"the body does not fit at {path}: {reason}"
         raise ApiError(400, "bad_request", message, {"path": path, "reason": reason}) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         message = f'the body is not JSON: {error}; send an object such as {{"tickers": ["A"]}}'
         raise ApiError(400, "bad_request", message, {"reason": str(error)}) from None
 

@@ -14,7 +14,7 @@ import os
 import socket
 import stat
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import trio
 from hypercorn.config import Config
@@ -64,7 +64,7 @@ async def serve(
         with trio.CancelScope(shield=True):
             try:
                 await hypercorn_serve(
-                    cast("Any", app), config, shutdown_trigger=stopping.wait, task_status=task_status
+                    _finishing(app), config, shutdown_trigger=stopping.wait, task_status=task_status
                 )
             finally:
                 stopped.set()
@@ -85,6 +85,29 @@ async def serve(
                     _log.warning(
                         "%d connections were left %d ms after the stop and are cut", cut, options.drain_ms
                     )
+
+
+def _finishing(app: QuartTrio) -> Any:
+    """
+    Let the sending of an answer's end come to its own end.
+
+    When an answer is complete Hypercorn tells the application that the exchange is over, upon which
+    Quart-Trio cancels the task that is still inside `send`, and with it Hypercorn's next step: to
+    start the connection's idle timer, or to close it during a stop. Such a connection would be
+    kept open for ever. What is shielded here is only that step: the write is shielded already.
+    """
+
+    async def asgi(scope: Any, receive: Any, send: Any) -> None:
+        async def send_to_end(message: Any) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                with trio.CancelScope(shield=True):
+                    await send(message)
+            else:
+                await send(message)
+
+        await app(scope, receive, send_to_end)
+
+    return asgi
 
 
 def _bind(host: str, port: int) -> socket.socket:
