@@ -126,6 +126,7 @@ class ApacheKafka:
         self.tls_servers: Final = f"127.0.0.1:{tls}"
         self.sasl_servers: Final = f"127.0.0.1:{sasl}"
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._class_path = f"{_jars()}/*"
         self._properties = folder / "server.properties"
         listeners = (
@@ -166,6 +167,12 @@ class ApacheKafka:
                 # Ctrl-C in the terminal is for the tests, which then stop the broker in good order.
                 start_new_session=True,
             )
+        # A test run that is cut off runs no clean-up. Its end closes this pipe, whatever its cause.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _; kill -9 "$1"', "sh", str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
         self._wait_until_it_answers(self._process)
 
     def stop(self) -> None:
@@ -203,6 +210,7 @@ class ApacheKafka:
         process, self._process = self._process, None
         if process is None:
             return
+        self._dismiss_guard()
         if kill:
             process.kill()
         else:
@@ -212,6 +220,13 @@ class ApacheKafka:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_TIMEOUT_S)
+
+    def _dismiss_guard(self) -> None:
+        # Before the node is ended: after that its number may be another process's.
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.kill()
+            guard.communicate()
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         client = Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})

@@ -15,7 +15,8 @@ def apache_kafka_or_none(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ApacheKafka | None]:
     """The Kafka of this run, or None when another one was named."""
-    if not request.config.getoption("--real-kafka"):
+    named = request.config.getoption("--bootstrap-servers")
+    if named or not request.config.getoption("--real-kafka"):
         yield None
         return
     with ApacheKafka(tmp_path_factory.mktemp("apache-kafka")) as kafka:
@@ -23,7 +24,7 @@ def apache_kafka_or_none(
 
 
 @pytest.fixture
-def apache_kafka(apache_kafka_or_none: ApacheKafka | None, request: pytest.FixtureRequest) -> ApacheKafka:
+def apache_kafka(apache_kafka_or_none: ApacheKafka | None) -> ApacheKafka:
     """A Kafka that the test may stop, kill and log in to."""
     if apache_kafka_or_none is None:
         pytest.skip("needs a Kafka of its own: run `nox -s kafka`, or pytest with --real-kafka")

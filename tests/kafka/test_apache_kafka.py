@@ -1,5 +1,7 @@
 """The launcher itself: without a broker that does what it says, the suite proves nothing."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from tests.kafka import apache_kafka as launcher
 from tests.kafka.apache_kafka import ApacheKafka, KafkaUnavailable
+from tests.kafka.reading import eventually
 from tests.kafka.topics import Topic
 
 TIMEOUT_S = 30
@@ -22,11 +25,20 @@ def produce(topic: Topic, value: bytes) -> None:
     assert 0 == client.flush(TIMEOUT_S)
 
 
-def topics_seen(servers: str, **settings: str) -> set[str]:
+def topics_seen(servers: str, timeout: float = TIMEOUT_S, /, **settings: str) -> set[str]:
     """Return the topics that a client with these settings is shown."""
     config = {name.replace("_", "."): value for name, value in settings.items()}
     client = Producer({"bootstrap.servers": servers, "log_level": 0, **config})
-    return set(client.list_topics(timeout=TIMEOUT_S).topics)
+    return set(client.list_topics(timeout=timeout).topics)
+
+
+def answers(servers: str) -> bool:
+    """Tell whether a broker is there."""
+    try:
+        topics_seen(servers, 1)
+    except KafkaException:
+        return False
+    return True
 
 
 def refusal(servers: str, **settings: str) -> int:
@@ -68,6 +80,26 @@ def test_records_survive(
         apache_kafka.start()
     produce(topic, b"after")
     assert [b"before", b"after"] == topic.values()
+
+
+@needs_kafka
+@pytest.mark.usefixtures("apache_kafka")
+def test_node_does_not_outlive_its_starter(tmp_path: Path) -> None:
+    """A process that starts a node and is cut off leaves no node behind."""
+    script = (
+        "import os, sys, pathlib; from tests.kafka.apache_kafka import ApacheKafka;"
+        "kafka = ApacheKafka(pathlib.Path(sys.argv[1])); kafka.start();"
+        "print(kafka.bootstrap_servers, flush=True); os._exit(0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+        timeout=2 * TIMEOUT_S,
+    )
+    eventually(lambda: not answers(ended.stdout.strip()), lambda: ended)
 
 
 @needs_kafka
