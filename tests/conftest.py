@@ -1,4 +1,9 @@
 import pytest
+from hypothesis import settings
+
+# The same examples every time, and no judging by the clock of a machine that does other things too.
+settings.register_profile("kalshibook", deadline=None, derandomize=True)
+settings.load_profile("kalshibook")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
