@@ -142,7 +142,7 @@ class ReadingSession:
             return start_at_beginning(bounds)
         if options.start == "offsets":
             return start_at_offsets(bounds, options.start_offsets)
-        wanted_ms = int(time.time() * 1_000) - options.rewind_minutes * 60_000
+        wanted_ms = _now_us() // 1_000 - options.rewind_minutes * 60_000
         found = self._link.offsets_at(bounds, wanted_ms)
         return start_at_time(bounds, found, self._link.offsets_at(bounds, 0), options.rewind_minutes)
 
