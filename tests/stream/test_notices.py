@@ -101,3 +101,14 @@ def test_deleted_market_drops_what_waits() -> None:
     user.send("update_subscription", sid=1, action="delete_markets", market_ticker=T40)
     assert [("ok", 1), ("trade", 2)] == [(frame["type"], frame["seq"]) for frame in user.hear()]
     assert {"trade_id": "t2"} == user.heard[-1]["msg"]
+
+
+def test_trade_seen_by_two_gatherers() -> None:
+    """A trade that comes twice into the store is sent once."""
+    stage = Stage()
+    user = stage.connect()
+    user.ask("subscribe", channels=["trade"])
+    for trade_id in ("t1", "t1", "t2", "t1"):
+        stage.script.apply(trade(trade_id, body=b'{"trade_id":"%b"}' % trade_id.encode()))
+    stage.deliver()
+    assert [("trade", 1, {"trade_id": "t1"}), ("trade", 2, {"trade_id": "t2"})] == hear(user)

@@ -82,8 +82,10 @@ class StoreWriter:
         book = current.books[number]
         applied_us = self._now_us(current)
         result = self._reduced(book, event, arrival, applied_us, current.number + 1)
-        self._publish(current, book, result.book, arrival.partition, arrival.offset + 1, applied_us, event)
         outcome = result.outcome
+        # Several gatherers see the same trade; its second coming moves the offset and tells nobody.
+        told = None if outcome is Outcome.DUPLICATE else event
+        self._publish(current, book, result.book, arrival.partition, arrival.offset + 1, applied_us, told)
         self.outcomes[outcome] += 1
         if result.incident is not None:
             state.incidents.record(
