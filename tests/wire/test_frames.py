@@ -258,6 +258,19 @@ def test_what_only_an_orders_owner_may_know_is_not_passed_on() -> None:
     assert TRADE == msgspec.json.decode(event.body)
 
 
+def test_an_escaped_name_of_an_owners_field_is_the_same_name() -> None:
+    """What is kept back is told by its meaning, not by its spelling."""
+    frame = (
+        b'{"type":"trade","msg":{"trade_id":"t","market_ticker":"A","yes_price":43,"count":1,'
+        b'"client\\u005forder_id":"mine"}}'
+    )
+
+    event = read_frame(decode_frame(frame))
+
+    assert isinstance(event, Trade)
+    assert b"mine" not in event.body
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -306,14 +306,14 @@ _READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
 _LIFECYCLE_EVENTS: Final = frozenset(get_args(LifecycleEvent))
 
 # What the exchange tells the owner of an order only; it must not reach other subscribers.
-_OWNER_FIELDS: Final = ("client_order_id", "subaccount", "last_update_reason")
+_OWNER_FIELDS: Final = frozenset({"client_order_id", "subaccount", "last_update_reason"})
 
 
 def _public_body(body: msgspec.Raw, path: str) -> bytes:
     raw = _body(body, path)
-    if not any(field.encode() in raw for field in _OWNER_FIELDS):
-        return raw
     fields = _object_decoder.decode(raw)
+    if _OWNER_FIELDS.isdisjoint(fields):
+        return raw
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in _OWNER_FIELDS})
 
 
