@@ -9,6 +9,7 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from kalshibook.store import BookStore, IncidentKind
+from kalshibook.stream.hub import Client
 from kalshibook.stream.listener import StreamServer
 from kalshibook.stream.options import StreamOptions
 from tests.store.builders import TICKER, Script
@@ -343,6 +344,37 @@ async def test_a_close_in_the_middle_of_data_is_answered(autojump_clock: MockClo
         assert len(frames) < 20
         await client.hang_up()
         assert {"client": 1} == stage.ended()
+
+
+@pytest.mark.trio
+async def test_a_huge_batch_is_delivered_in_slices(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a feed catches up clients are served between parts of a batch; it arrives whole, in order."""
+    async with staged(ping_interval_s=NEVER, depth_backlog=100_000) as stage:
+        stage.script.snapshot({4_000: 100}, {})
+        client, other = stage.client(), stage.client()
+        await client.handshake()
+        await other.handshake()
+        await client.command(1, "subscribe", channels=["orderbook_delta"], market_tickers=[TICKER])
+        for _ in range(2):
+            await client.frame()
+        for _ in range(14_500):
+            stage.script.delta("yes", 4_000, 100)
+        served_after: list[int] = []
+        real = Client.receive
+
+        def receive(self: Client, message: str | bytes, now_us: int) -> None:
+            served_after.append(stage.server.statistics().hub.routed)
+            real(self, message, now_us)
+
+        monkeypatch.setattr(Client, "receive", receive)
+        await other.command(1, "list_subscriptions")
+        await other.frame()
+        frames = [(await client.frame()).json for _ in range(14_500)]
+
+    assert list(range(2, 14_502)) == [frame["seq"] for frame in frames]
+    assert 0 < served_after[0] < 14_500
 
 
 @pytest.mark.trio
