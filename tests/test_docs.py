@@ -194,6 +194,27 @@ def test_state_diagrams_are_the_tables() -> None:
     } == arrows(statuses)
 
 
+COMPONENTS = [
+    ("wire", "wire"),
+    ("store", "store"),
+    ("feeds", "feeds"),
+    ("http", "http"),
+    ("stream", "stream"),
+    ("simulator", "simulator"),
+    ("simulator", "testing"),
+    ("cli", "cli"),
+]
+
+
+@pytest.mark.parametrize(("page", "folder"), COMPONENTS)
+def test_a_components_page_names_every_module(page: str, folder: str) -> None:
+    """A module that is not on its component's page would never be found by a newcomer."""
+    text = (DOCS / "kalshi-data" / f"{page}.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "src" / "kalshibook" / folder).glob("*.py")}
+
+    assert set() == modules - {"__init__", "options"} - set(re.findall(r"`(\w+)`", text))
+
+
 SETTINGS = {
     f"{section.name}.{field.name}"
     for section in msgspec.structs.fields(Settings)
