@@ -202,6 +202,19 @@ async def test_idle_connection_is_closed_in_time() -> None:
     assert received.startswith(b"HTTP/1.1 200")
 
 
+async def test_body_that_does_not_arrive_is_given_up() -> None:
+    """A client that sends half a body is told so after stuck_client_ms."""
+    with trio.fail_after(20):
+        app = make_app(filled_store()[0], HttpOptions(stuck_client_ms=200))
+        async with running(app) as address:
+            stream = await trio.open_tcp_stream(*address)
+            async with stream:
+                await stream.send_all(b"POST /v1/tops HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+                received = await begun_reading(stream)
+
+    assert received.startswith(b"HTTP/1.1 408")
+
+
 async def test_server_runs_in_a_thread_of_its_own() -> None:
     """Nothing in it needs the main thread."""
 

@@ -381,6 +381,7 @@ async def test_trade_changes_no_top() -> None:
         ("depth=two", "bad_request", "'depth' is 'two'"),
         ("depth=1&depth=2", "bad_request", "'depth' is given 2 times"),
         ("max_age_ms=", "bad_request", "'max_age_ms' is ''"),
+        ("max_age_ms=null", "bad_request", "'max_age_ms' is 'null'"),
         ("numbers=euros", "bad_request", "'numbers' is 'euros'"),
         ("min_offset=5", "bad_request", "'min_offset' is '5'"),
         ("tickers=A&prefix=B", "bad_request", "'tickers' and 'prefix' exclude each other"),

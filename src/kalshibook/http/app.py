@@ -44,6 +44,7 @@ def make_app(
     options = options or HttpOptions()
     app = QuartTrio("kalshibook", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = options.max_body_bytes
+    app.config["BODY_TIMEOUT"] = options.stuck_client_ms / 1_000
     context = Context(
         store, options, feeds=feeds, stream_statistics=stream_statistics, now_us=now_us or _system_clock
     )

@@ -123,6 +123,8 @@ async def _on_http_exception(error: HTTPException) -> Response:
             allowed = sorted(set(getattr(error, "valid_methods", None) or ()) - {"OPTIONS"})
             details = {"allowed": allowed}
             message = f"{request.method} is not allowed at {path!r}; use {' or '.join(allowed)}"
+        case 408:
+            message = "the body did not arrive in time; send it at once"
         case 413:
             limit = request.max_content_length
             details = {"limit_bytes": limit}

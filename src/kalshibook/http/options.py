@@ -46,7 +46,11 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Size of a request's line and headers, in bytes; about 3,000 tickers fit a URL. More by POST."""
 
     stuck_client_ms: int = 10_000
-    """A client that takes nothing of its answer for so long is disconnected (Linux)."""
+    """
+    How long a client may take to send a request's body, and how long it may take nothing of its answer.
+
+    The first is answered with status 408, the second with a disconnection (on Linux).
+    """
 
     keep_alive_ms: int = 75_000
     """How long an idle connection is kept open."""

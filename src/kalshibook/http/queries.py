@@ -220,9 +220,15 @@ def read_query(model: type[Query], arguments: MultiDict[str, str], *, ignore_unk
         else:
             values[name] = given[0]
     try:
-        return msgspec.convert(values, model, strict=False)
+        query = msgspec.convert(values, model, strict=False)
     except msgspec.ValidationError as error:
         raise _bad_parameter(error, values) from None
+    for name, given_value in values.items():
+        # Reading text as numbers, msgspec reads "null" as None: a filter that is silently no filter.
+        if getattr(query, name) is None:
+            message = f"parameter {name!r} is {given_value!r}; leave it out to ask for nothing"
+            raise ApiError(400, "bad_request", message, {"parameter": name})
+    return query
 
 
 def read_body(model: type[Query], body: bytes) -> Query:

@@ -103,7 +103,8 @@ def tops_blueprint(context: Context) -> Blueprint:
         As the GET, for lists too long for a URL. It changes nothing, so `If-None-Match` with the
         same body is answered with 304 here too.
         """
-        body: bytes = await request.body
+        body = await request.get_data(as_text=False)
+        assert isinstance(body, bytes)
         query = read_body(TopsBody, body)
         offsets = None
         if query.min_offset is not None:
@@ -166,7 +167,7 @@ class _Bulk:
             not_fresh,
             cursor,
         )
-        body = b'%b,"markets":[%b]}' % (msgspec.json.encode(head)[:-1], b",".join(parts))
+        body = _joined(msgspec.json.encode(head), parts)
         if len(body) >= _COMPRESSED_FROM and request.accept_encodings["gzip"] > 0:
             body = await _compressed(body)
             headers["Content-Encoding"] = "gzip"
@@ -249,6 +250,16 @@ def _parted(books: list[Book], now_ms: int, max_age_ms: int) -> tuple[list[Book]
             continue
         not_fresh.append(NotFreshRow(book.ticker, book.condition.value, age_ms, reason))
     return fresh, not_fresh
+
+
+def _joined(head: bytes, parts: list[bytes]) -> bytes:
+    opened = b'%b,"markets":[' % head[:-1]
+    if not parts:
+        return opened + b"]}"
+    # The ends go into the first and last part, so that the answer is copied once and not twice.
+    parts[0] = opened + parts[0]
+    parts[-1] += b"]}"
+    return b",".join(parts)
 
 
 def _matches(tag: str) -> bool:
