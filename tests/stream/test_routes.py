@@ -37,6 +37,10 @@ def test_finds_each_subscription_once(history: list[tuple[int, Selection]]) -> N
             assert sorted(who for who, found in held.items() if found.has(ticker)) == sorted(
                 routes.find(ticker)
             )
+        assert len(routes) == sum(
+            1 if found.every else len(found.prefixes) + len(found.routed(found.tickers))
+            for found in held.values()
+        )
         assert {
             who for who, found in held.items() if found.every or found.tickers or found.prefixes
         } == routes.all()

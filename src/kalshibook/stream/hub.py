@@ -61,8 +61,8 @@ class HubStatistics(msgspec.Struct, frozen=True):
     """Frames given out to be written."""
     bytes: int
     """Bytes of those frames."""
-    closed: dict[str, int]
-    """Connections ended by the session, by reason."""
+    closed: dict[int, int]
+    """Connections ended by the session, by close code."""
 
 
 @final
@@ -127,11 +127,11 @@ class Hub:
         client.leave()
 
     def statistics(self) -> HubStatistics:
-        """Return the counts."""
+        """Return the counts. From another thread they may be of slightly different moments."""
         counters = self._shared.counters
         subscriptions: Counter[str] = Counter(dict.fromkeys(self._shared.routes, 0))
         waiting = 0
-        for client in self._clients:
+        for client in [*self._clients]:
             waiting += client.backlog
             subscriptions.update(held.channel.name for held in client.subscriptions)
         return HubStatistics(

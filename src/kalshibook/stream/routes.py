@@ -54,22 +54,22 @@ class Routes(Generic[S]):
     second bookkeeping; a ticker's hash is computed once in its life.
     """
 
-    __slots__ = ("_by_prefix", "_by_ticker", "_every", "_lengths")
+    __slots__ = ("_by_prefix", "_by_ticker", "_entries", "_every", "_lengths")
 
     def __init__(self) -> None:
         self._every: dict[S, None] = {}
         self._by_ticker: dict[str, dict[S, None]] = {}
         self._by_prefix: dict[str, dict[S, None]] = {}
         self._lengths: tuple[int, ...] = ()
+        self._entries = 0
 
     def __len__(self) -> int:
-        """Count the entries."""
-        indexes = (self._by_ticker, self._by_prefix)
-        return len(self._every) + sum(len(subscribers) for index in indexes for subscribers in index.values())
+        """Return the number of entries."""
+        return self._entries
 
     def __bool__(self) -> bool:
         """Tell whether anybody subscribes to anything."""
-        return bool(self._every or self._by_ticker or self._by_prefix)
+        return self._entries > 0
 
     def find(self, ticker: str) -> Collection[S]:
         """Return a market's subscriptions, each once; valid until the index changes."""
@@ -104,9 +104,10 @@ class Routes(Generic[S]):
         """Index all that a subscription selects."""
         if selection.every:
             self._every[subscription] = None
+            self._entries += 1
             return
         for prefix in selection.prefixes:
-            self._by_prefix.setdefault(prefix, {})[subscription] = None
+            self._put(self._by_prefix, prefix, subscription)
         self._measure()
         self.add_tickers(subscription, selection.routed(selection.tickers))
 
@@ -114,28 +115,33 @@ class Routes(Generic[S]):
         """Undo `add`; the selection must be what it was then."""
         if selection.every:
             del self._every[subscription]
+            self._entries -= 1
             return
         for prefix in selection.prefixes:
-            _drop(self._by_prefix, prefix, subscription)
+            self._drop(self._by_prefix, prefix, subscription)
         self._measure()
         self.remove_tickers(subscription, selection.routed(selection.tickers))
 
     def add_tickers(self, subscription: S, tickers: Iterable[str]) -> None:
         """Index single markets."""
         for ticker in tickers:
-            self._by_ticker.setdefault(ticker, {})[subscription] = None
+            self._put(self._by_ticker, ticker, subscription)
 
     def remove_tickers(self, subscription: S, tickers: Iterable[str]) -> None:
         """Undo `add_tickers`."""
         for ticker in tickers:
-            _drop(self._by_ticker, ticker, subscription)
+            self._drop(self._by_ticker, ticker, subscription)
 
     def _measure(self) -> None:
         self._lengths = tuple(sorted({len(prefix) for prefix in self._by_prefix}))
 
+    def _put(self, index: dict[str, dict[S, None]], name: str, subscription: S) -> None:
+        index.setdefault(name, {})[subscription] = None
+        self._entries += 1
 
-def _drop(index: dict[str, dict[S, None]], name: str, subscription: S) -> None:
-    subscribers = index[name]
-    del subscribers[subscription]
-    if not subscribers:
-        del index[name]
+    def _drop(self, index: dict[str, dict[S, None]], name: str, subscription: S) -> None:
+        subscribers = index[name]
+        del subscribers[subscription]
+        self._entries -= 1
+        if not subscribers:
+            del index[name]

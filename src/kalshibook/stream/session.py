@@ -73,7 +73,7 @@ class Client:
     @property
     def backlog(self) -> int:
         """How many frames wait, replies included."""
-        return len(self._replies) + sum(held.backlog for held in self._subscriptions.values())
+        return len(self._replies) + sum(held.backlog for held in self.subscriptions)
 
     def receive(self, message: str | bytes, now_us: int) -> None:
         """
@@ -128,7 +128,7 @@ class Client:
         if self.closing is not None:
             return
         self.closing = (code, reason)
-        self._shared.counters.closed[reason] += 1
+        self._shared.counters.closed[code] += 1
         self._drop()
         self.on_pending()
 

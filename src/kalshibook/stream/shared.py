@@ -73,7 +73,7 @@ class Counters:
         self.overflowed = 0
         self.frames = 0
         self.bytes = 0
-        self.closed: Counter[str] = Counter()
+        self.closed: Counter[int] = Counter()
 
 
 class Shared:
