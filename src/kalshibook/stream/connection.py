@@ -85,9 +85,9 @@ class Connection:
         """Serve until it is over and say why; the socket is left to be closed."""
         with self._scope:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read)
                 nursery.start_soon(self._write)
                 nursery.start_soon(self._beat)
+                await self._read()
         assert self._end is not None
         return self._end
 

@@ -50,10 +50,18 @@ class Transport(trio.abc.Stream):
 
     async def send_frames(self, frames: bytes) -> None:
         """Write whole data frames."""
-        async with self._lock:
+        # `acquire` of a free lock still costs a round of the scheduler, a quarter of a write
+        # (14.0 against 10.6 µs), and a batch of changes is a write to each of many clients.
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+        try:
             if self._close_sent:
                 raise trio.ClosedResourceError("a close frame was sent")
             await self._write(frames)
+        finally:
+            self._lock.release()
 
     async def _write(self, data: bytes | bytearray | memoryview) -> None:
         written = False
