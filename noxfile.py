@@ -66,11 +66,14 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Run the performance scripts: all of perf/, or those that are named, as in `-- concurrency`."""
+    """Run the load tests: all of perf/, or those that are named, as in `-- small-concurrency`."""
     session.install("-e", ".[dev]")
-    named = [Path("perf") / f"{name}.py" for name in session.posargs]
-    for script in named or sorted(Path("perf").glob("[!_]*.py")):
-        session.run("python", str(script))
+    known = sorted(script.stem for script in Path("perf").glob("[!_]*.py"))
+    named = [name.replace("-", "_") for name in session.posargs]
+    if not set(named) <= set(known):
+        session.error(f"unknown load test; there are: {', '.join(known).replace('_', '-')}")
+    for name in named or known:
+        session.run("python", "-m", f"perf.{name}")
 
 
 @nox.session
@@ -78,3 +81,11 @@ def demo(session: nox.Session) -> None:
     """Serve a made-up market from an embedded broker; arguments go to `kalshibook demo`."""
     session.install("-e", ".[cli]")
     session.run("kalshibook", "demo", *session.posargs)
+
+
+@nox.session
+def kafka(session: nox.Session) -> None:
+    """Run the broker suite on an Apache Kafka (Java 17, Maven), or on `-- --bootstrap-servers HOST:PORT`."""
+    session.install("-e", ".[dev]")
+    own = [] if "--bootstrap-servers" in session.posargs else ["--real-kafka"]
+    session.run("pytest", "tests/kafka", *own, *session.posargs)

@@ -19,6 +19,7 @@ from kalshibook.store import BookStore
 __all__ = ["Dashboard"]
 
 _REFRESHES_PER_SECOND: Final = 2
+_FIRST_LINE_S: Final = 1.0
 _LINE_EVERY_S: Final = 5.0
 _LINES_AROUND: Final = 16
 _MOST_ROWS: Final = 25
@@ -53,9 +54,10 @@ class Dashboard:
             nursery.cancel_scope.cancel()
 
     async def _print_lines(self) -> None:
+        await trio.sleep(_FIRST_LINE_S)
         while True:
-            await trio.sleep(_LINE_EVERY_S)
             click.echo(self._summary())
+            await trio.sleep(_LINE_EVERY_S)
 
     def _summary(self) -> str:
         now, changes = time.monotonic(), self._meter.changes

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from kalshibook.cli.latency import Durations
-from kalshibook.store import BookStore, Change, ChangeReader
+from kalshibook.store import BookStore, Change, ChangeBatch, ChangeReader
 
 __all__ = ["HOPS", "Meter"]
 
@@ -16,6 +16,7 @@ HOPS: Final = ("producer to feed", "feed to store", "store to reader", "the whol
 # Measuring costs a multiple of applying a delta, and shares the interpreter with it: at full
 # speed a batch is sampled, or the meter would measure itself.
 _SAMPLES_PER_BATCH: Final = 32
+_PATIENCE_S: Final = 0.1
 
 
 class Meter:
@@ -27,6 +28,7 @@ class Meter:
 
     def __init__(self, store: BookStore) -> None:
         self._store = store
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
         self._reader: ChangeReader = store.changes()
         self.hops: Final = {hop: Durations() for hop in HOPS}
@@ -57,20 +59,27 @@ class Meter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._reader.close()
+        self._stopping.set()
         self._thread.join()
+        self._reader.close()
 
     def _run(self) -> None:
-        while (batch := self._reader.take()) is not None:
-            now_us = time.time_ns() // 1_000
-            changes = [notice for notice in batch.changes if isinstance(notice, Change)]
-            for change in changes:
-                ticker = change.new.market.ticker
-                self.updates[ticker] = self.updates.get(ticker, 0) + change.merged
-                self.changes += change.merged
-            step = max(1, len(changes) // _SAMPLES_PER_BATCH)
-            for change in (*changes[::step], *changes[-1:]):
-                self._measure(change, now_us)
+        while not self._stopping.is_set():
+            self._take(self._reader.take(_PATIENCE_S))
+        self._take(self._reader.take_nowait())
+
+    def _take(self, batch: ChangeBatch | None) -> None:
+        if batch is None:
+            return
+        now_us = time.time_ns() // 1_000
+        changes = [notice for notice in batch.changes if isinstance(notice, Change)]
+        for change in changes:
+            ticker = change.new.market.ticker
+            self.updates[ticker] = self.updates.get(ticker, 0) + change.merged
+            self.changes += change.merged
+        step = max(1, len(changes) // _SAMPLES_PER_BATCH)
+        for change in (*changes[::step], *changes[-1:]):
+            self._measure(change, now_us)
 
     def _measure(self, change: Change, now_us: int) -> None:
         stamps = change.new.stamps

@@ -25,6 +25,7 @@ from kalshibook.settings import Loaded
 __all__ = ["replay"]
 
 _MOST_PAUSE_MS: Final = 2_000
+_PATIENCE_S: Final = 5.0
 
 
 @click.command()
@@ -58,6 +59,8 @@ def replay(
     tape = Tape(path, strict=not skip_bad_lines, align=align)
     factor = parse_speed(speed)
     publisher = Publisher(kafka.bootstrap_servers, source=source, topic=kafka.topic, settings=kafka.extra)
+    publisher.check(_PATIENCE_S)
+    click.echo(f"playing {path} into {kafka.topic} at {kafka.bootstrap_servers}, Ctrl-C ends")
     began = time.monotonic()
     with _set_by_signals() as stop, publisher, progress_bar("frames") as progress:
         report = play(

@@ -85,7 +85,10 @@ def verify(
             continue
         ticker = frame["msg"]["market_ticker"]
         reference = references.setdefault(ticker, ReferenceBook())
-        reference.apply(frame)
+        try:
+            reference.apply(frame)
+        except ValueError as error:
+            differences.append(f"the recording contradicts itself: {error}")
         last[ticker] = _Place(ticker, recorded.connection, frame.get("sid"), frame.get("seq"))
         for book in wanted.pop(last[ticker], ()):
             differences += compare(book, reference)
