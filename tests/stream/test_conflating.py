@@ -1,5 +1,6 @@
 """Top of book and ticker: the newest state, and only when something in it changed."""
 
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -261,3 +262,61 @@ def test_deleted_market_drops_what_waits() -> None:
     user = watch(stage, "top_of_book", T40, T45)
     user.send("update_subscription", sid=1, action="delete_markets", market_ticker=T40)
     assert [T45] == [top["market_ticker"] for top in messages(user)]
+
+
+def test_first_state_of_all_markets_comes_in_parts() -> None:
+    """All markets' tops come over several writes; what changes meanwhile follows, never the other way."""
+    stage = Stage()
+    names = [f"KX-{n}" for n in range(30)]
+    for name in names:
+        stage.script.snapshot({4_000: 100}, {}, ticker=name)
+    stage.deliver()
+    user = watch(stage)
+    seen: list[tuple[str, str]] = []
+    for n in (29, 0, 15):
+        seen += [(top["market_ticker"], top["yes_bid_size_fp"]) for top in _some(user, 2_000)]
+        stage.script.delta("yes", 4_000, 10, ticker=names[n])
+        stage.deliver()
+    assert 0 < len(seen) < 30
+    while tops := _some(user, 2_000):
+        seen += [(top["market_ticker"], top["yes_bid_size_fp"]) for top in tops]
+    assert [(name, "1.00") for name in names] == seen[:30]
+    assert [(names[n], "1.10") for n in (29, 0, 15)] == seen[30:]
+    assert 0 == stage.hub.statistics().waiting
+
+
+def test_named_markets_keep_their_changes_when_they_become_all() -> None:
+    """A change that is under way to a named market arrives after the subscription was extended to all."""
+    stage = Stage()
+    for ticker in (T40, T45):
+        stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+    stage.deliver()
+    user = watch(stage, "top_of_book", T40)
+    user.hear()
+    for ticker in (T40, T45):
+        stage.script.delta("yes", 4_000, 10, ticker=ticker)
+    user.send("subscribe", channels=["top_of_book"])
+    stage.deliver()
+    assert [(T45, "1.10"), (T40, "1.10")] == [
+        (top["market_ticker"], top["yes_bid_size_fp"]) for top in messages(user)
+    ]
+
+
+def test_all_markets_cost_a_client_nothing_before_they_are_written() -> None:
+    """The first state of thousands of markets is walked as it is written, not copied for each client."""
+    stage = Stage()
+    for n in range(5_000):
+        stage.script.snapshot({4_000: 100}, {}, ticker=f"KX-{n}")
+    stage.deliver()
+    tracemalloc.start()
+    try:
+        users = [watch(stage) for _ in range(10)]
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * 10_000
+    assert 5_000 == len(messages(users[0]))
+
+
+def _some(user: User, limit_bytes: int) -> list[dict[str, Any]]:
+    return [frame["msg"] for frame in user.hear(limit_bytes) if frame["type"] == "top_of_book"]

@@ -4,17 +4,17 @@ Top of book and ticker: per market the newest state waits, and says how many cha
 What can wait is bounded by the number of markets, however slowly a client reads.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import final
 
 import msgspec
 
-from kalshibook.store import Cut
+from kalshibook.store import Book, Cut
 from kalshibook.stream.channels import Channel
 from kalshibook.stream.encode import MESSAGE_OPENING
 from kalshibook.stream.frames import FrameWriter
-from kalshibook.stream.routes import Routes
+from kalshibook.stream.routes import Routes, Selection
 from kalshibook.stream.shared import Bodies, Body, Counters
 from kalshibook.stream.subscription import AnySubscription, Owner, Subscription
 
@@ -62,11 +62,13 @@ class ConflatingSubscription(Subscription[Latest]):
         self._floors: dict[str, int] = {}
         """Versions of the later cuts with which markets were added."""
         self._pending: dict[str, Latest] = {}
+        self._sweep: Iterator[Book] | None = None
+        """What remains of the first state of all markets, from the cut that the floor names."""
 
     @property
     def backlog(self) -> int:
-        """How many markets wait."""
-        return len(self._pending)
+        """How many markets wait; a first state of all markets counts as one."""
+        return len(self._pending) + (self._sweep is not None)
 
     def push(self, item: Latest) -> None:
         """Take a market's new state; it replaces one that waits, which keeps its place."""
@@ -84,6 +86,9 @@ class ConflatingSubscription(Subscription[Latest]):
 
     def write(self, writer: FrameWriter) -> bool:
         """Write states, longest waiting first."""
+        # Before what waits: that is newer than the state that the sweep sends.
+        if self._sweep is not None and not self._write_sweep(self._sweep, writer):
+            return True
         pending, opening, stamp = self._pending, self._bodies.opening, writer.stamp
         written = 0
         for item in pending.values():
@@ -102,6 +107,30 @@ class ConflatingSubscription(Subscription[Latest]):
         for ticker in [*islice(pending, written)]:
             del pending[ticker]
         return True
+
+    def _write_sweep(self, sweep: Iterator[Book], writer: FrameWriter) -> bool:
+        bodies = self._bodies
+        while not writer.is_full:
+            book = next(sweep, None)
+            if book is None:
+                self._sweep = None
+                return True
+            writer.add(bodies.opening, self.next_head(writer.stamp), bodies.of(book).tail)
+        return False
+
+    def _begin_every(self, before: Selection, cut: Cut, *, initial: bool) -> None:
+        if cut.version > self._floor:
+            # From now on the floor is this cut's, but for those that were followed before it.
+            held = [
+                *before.tickers,
+                *(name for prefix in before.prefixes for name in cut.tickers(prefix=prefix)),
+            ]
+            self._floors = {**dict.fromkeys(held, self._floor), **self._floors}
+            self._floor = cut.version
+        if initial:
+            # Walked as it is written: a list of all markets per client would be its largest part.
+            self._sweep = (book for book in cut.books() if not before.has(book.market.ticker))
+            self._wake()
 
     def _begin(self, tickers: Collection[str], cut: Cut, now_us: int, *, initial: bool) -> None:
         is_later = cut.version > self._floor
@@ -123,4 +152,4 @@ class ConflatingSubscription(Subscription[Latest]):
             self._pending.pop(ticker, None)
 
     def _clear(self) -> None:
-        self._floors, self._pending = {}, {}
+        self._floors, self._pending, self._sweep = {}, {}, None

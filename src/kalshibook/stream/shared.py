@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Bodies", "Body", "Counters", "Shared"]
 
-# Enough for every market that is busy at a time; some 600 bytes each. Emptied when full.
-_BODIES_KEPT: Final = 65_536
+# More than the exchange has markets (104,000 in 2026), so that all who want all share them; some
+# 700 bytes each once written. Emptied when full.
+_BODIES_KEPT: Final = 262_144
 
 
 class Body:

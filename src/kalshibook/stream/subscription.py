@@ -82,16 +82,20 @@ class Subscription(ABC, Generic[I]):
         selection = self.selection
         if selection.every:
             return
-        named = (ticker for prefix in markets.prefixes for ticker in cut.tickers(prefix=prefix))
-        candidates: Iterable[str] = cut if markets.every else (*markets.tickers, *named)
-        fresh = [ticker for ticker in dict.fromkeys(candidates) if not selection.has(ticker)]
-        if markets.every or markets.prefixes:
+        if markets.every:
             self._routes.remove(self, selection)
-            selection.every = markets.every
-            selection.prefixes = () if markets.every else _shortest((*selection.prefixes, *markets.prefixes))
-            selection.tickers = (
-                {} if markets.every else {**selection.tickers, **dict.fromkeys(markets.tickers)}
-            )
+            self.selection = Selection()
+            self.selection.every = True
+            self._routes.add(self, self.selection)
+            self._begin_every(selection, cut, initial=initial)
+            return
+        matched = (ticker for prefix in markets.prefixes for ticker in cut.tickers(prefix=prefix))
+        candidates = dict.fromkeys((*markets.tickers, *matched))
+        fresh = [ticker for ticker in candidates if not selection.has(ticker)]
+        if markets.prefixes:
+            self._routes.remove(self, selection)
+            selection.prefixes = _shortest((*selection.prefixes, *markets.prefixes))
+            selection.tickers.update(dict.fromkeys(markets.tickers))
             self._routes.add(self, selection)
         else:
             selection.tickers.update(dict.fromkeys(markets.tickers))
@@ -143,6 +147,9 @@ class Subscription(ABC, Generic[I]):
     @abstractmethod
     def _begin(self, tickers: Collection[str], cut: Cut, now_us: int, *, initial: bool) -> None:
         """Start on markets that are newly selected."""
+
+    def _begin_every(self, before: Selection, cut: Cut, *, initial: bool) -> None:
+        """Start on all markets but those that were selected before."""
 
     @abstractmethod
     def _held(self) -> Collection[str]:
