@@ -108,7 +108,6 @@ class BookServer:
             counts = None if self._stream is None else self._stream.counts
             self._app = make_app(store, http, feeds=[feed.health for feed in feeds], stream_statistics=counts)
         self._addresses: ServerAddresses | None = None
-        self._token: trio.lowlevel.TrioToken | None = None
         self._stack = AsyncExitStack()
         self._nursery: trio.Nursery | None = None
 
@@ -137,7 +136,6 @@ class BookServer:
             SettingsError: an address cannot be listened on, for example because it is in use.
         """
         failure = None
-        self._token = trio.lowlevel.current_trio_token()
         with short_switch_interval(self._switch_interval_us):
             async with trio.open_nursery() as nursery:
                 try:
@@ -159,13 +157,6 @@ class BookServer:
         if self._app is not None:
             http = await nursery.start(serve_http, self._app, self._http)
         return ServerAddresses(http, stream, self._path)
-
-    def _stream_counts(self) -> dict[str, int]:
-        # Metrics are rendered on a worker thread, and the hub's tables change on Trio's.
-        assert self._stream is not None
-        if trio.lowlevel.in_trio_run():
-            return self._stream.counts()
-        return trio.from_thread.run_sync(self._stream.counts, trio_token=self._token)
 
     async def __aenter__(self) -> Self:
         """Start it and return it once it listens."""

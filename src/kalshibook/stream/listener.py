@@ -123,18 +123,18 @@ class StreamServer:
             self._forget(visit)
 
     def statistics(self) -> StreamStatistics:
-        """Return the counts so far."""
+        """Return the counts so far. From another thread they may be of slightly different moments."""
         return StreamStatistics(
             open=len(self._open),
             accepted=self._accepted,
             refused=dict(self._refused),
-            ended={cause.value: count for cause, count in self._ended.items()},
+            ended={cause.value: count for cause, count in dict(self._ended).items()},
             changes=self._changes.statistics() if self._changes else None,
             hub=self._hub.statistics(),
         )
 
     def counts(self) -> dict[str, int]:
-        """Return the counts so far by name, for metrics; as everything here on the Trio thread."""
+        """Return the counts so far by name, for metrics; from any thread, as `statistics`."""
         statistics = self.statistics()
         counts = {"open": statistics.open, "accepted": statistics.accepted}
         counts |= {f"refused_{status}": count for status, count in statistics.refused.items()}
