@@ -167,6 +167,19 @@ async def test_statistics() -> None:
     assert ["kafka"] == [feed.name for feed in found.feeds]
 
 
+async def test_no_more_fragments_are_kept_than_the_setting_says() -> None:
+    """A crawl over many markets does not grow the server's memory beyond cached_fragments."""
+    store, script = filled_store()
+    for number in range(1_100):
+        script.snapshot({100: 1}, {}, ticker=f"KXMANY-{number}")
+    api = api_of(store, HttpOptions(cached_fragments=1_000, max_page=5_000))
+
+    answer = await api.get("/v1/tops?prefix=&limit=5000")
+
+    assert len(store.cut()) == len(answer.json["markets"])
+    assert 1_000 >= (await api.get("/v1/statistics")).json["http"]["fragments_kept"]
+
+
 async def test_incidents_are_paged_newest_first() -> None:
     """Every incident is found, once, and the counts are told with it."""
     store, _ = filled_store()

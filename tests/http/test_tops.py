@@ -345,10 +345,9 @@ async def test_one_version_while_a_writer_runs() -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(trio.to_thread.run_sync, write)
         try:
-            for turn in range(60):
-                answer = await api.post(
-                    "/v1/tops", {"tickers": tickers, "numbers": "ticks", "depth": turn % 2}
-                )
+            while len(versions) < 60 or versions[-1] < versions[0] + 500:
+                body = {"tickers": tickers, "numbers": "ticks", "depth": len(versions) % 2}
+                answer = await api.post("/v1/tops", body)
                 sizes = [row["yes_bid_size"] for row in answer.json["markets"]]
                 versions.append(answer.json["version"])
                 assert sum(one != two for one, two in pairwise(sizes)) <= 1
@@ -358,7 +357,6 @@ async def test_one_version_while_a_writer_runs() -> None:
             stop.set()
 
     assert versions == sorted(versions)
-    assert versions[0] < versions[-1]
 
 
 async def test_trade_changes_no_top() -> None:

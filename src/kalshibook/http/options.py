@@ -13,7 +13,7 @@ _LEAST: Final = {
     "max_levels": 1,
     "max_page": 1,
     "max_body_bytes": 1_024,
-    "max_head_bytes": 4_096,
+    "max_head_bytes": 65_536,
     "stuck_client_ms": 100,
     "keep_alive_ms": 100,
     "drain_ms": 0,

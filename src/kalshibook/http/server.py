@@ -113,7 +113,7 @@ def _finishing(app: QuartTrio) -> Any:
 def _bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise SettingsError(f"http.host {host!r} is no address of this machine: {error}") from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
@@ -157,6 +157,8 @@ def _shut_down_connections(address: Any) -> int:
     cannot be mistaken; shutting the duplicate down wakes whoever writes to the original.
     """
     count = 0
+    if not os.path.isdir(_DESCRIPTORS):  # noqa: PTH112
+        return count
     for name in os.listdir(_DESCRIPTORS):  # noqa: PTH208 - a path object per descriptor helps nobody
         with suppress(OSError):
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
