@@ -1,1 +1,1 @@
-"""Load tests: `nox -s perf` runs them all, `nox -s perf -- NAME` one."""
+"""Load tests: `nox -s perf` measures, beside what users would use instead, and writes a report."""

@@ -1,0 +1,80 @@
+"""`python -m perf [NAME...] [--quick] [--soak] [--profile]`: run scenarios, write the report."""
+
+import argparse
+import importlib
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from perf.context import Context
+from perf.machine import machine_facts
+from perf.progress import shown_progress
+from perf.report import write_report
+from perf.result import ScenarioResult
+
+SCENARIOS: Final = (
+    "small-concurrency",
+    "apply",
+    "depth",
+    "markets",
+    "peers",
+    "thousand-books",
+    "saturation",
+    "fan-out",
+    "slow-client",
+    "bulk",
+    "churn",
+    "soak",
+)
+"""In the order in which they run; `soak` only when named or with --soak."""
+
+_RESULTS: Final = Path(__file__).with_name("results")
+
+
+def main() -> int:
+    """Run what was asked for; 1 when a check of correctness failed."""
+    parser = argparse.ArgumentParser(prog="python -m perf", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(SCENARIOS))
+    parser.add_argument("--quick", action="store_true", help="about a minute in all; rough numbers")
+    parser.add_argument("--soak", action="store_true", help="also the half-hour scenario, at full length")
+    parser.add_argument("--profile", action="store_true", help="record each scenario with py-spy")
+    arguments = parser.parse_args()
+    unknown = set(arguments.names) - set(SCENARIOS)
+    if unknown:
+        parser.error(f"unknown scenario {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
+    names = arguments.names or [name for name in SCENARIOS if name != "soak" or arguments.soak]
+    folder = _RESULTS / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+    folder.mkdir(parents=True)
+    facts = machine_facts()
+    results = []
+    with shown_progress(names) as show:
+        context = Context(quick=arguments.quick, soak=arguments.soak, results=folder, show=show)
+        for name in names:
+            results.append(_run(name, context, profile=arguments.profile))
+            # After each: a run that is broken off leaves what it has found.
+            write_report(folder, results, facts, quick=arguments.quick)
+    print((folder / "report.md").read_text())
+    print(f"report: {folder / 'report.html'}")
+    return 0 if all(check.passed for result in results for check in result.checks) else 1
+
+
+def _run(name: str, context: Context, *, profile: bool) -> ScenarioResult:
+    module = importlib.import_module(f"perf.scenarios.{name.replace('-', '_')}")
+    context.step(name)
+    started = time.perf_counter()
+    if profile:
+        from perf.profile import recorded  # noqa: PLC0415 - py-spy is needed for this only
+
+        with recorded(context.results / f"{name}.svg"):
+            result: ScenarioResult = module.run(context)
+    else:
+        result = module.run(context)
+    return msgspec.structs.replace(result, seconds=time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
