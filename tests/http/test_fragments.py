@@ -54,6 +54,16 @@ def test_capacity_is_kept() -> None:
     assert 60 >= len(fragments)
 
 
+def test_deep_books_are_not_kept() -> None:
+    """What would fill the memory is encoded each time."""
+    book = filled_store()[0].cut()[LIVE]
+    fragments = Fragments(100)
+
+    one, two = fragments.of([book], "dollars", 11) + fragments.of([book], "dollars", 11)
+
+    assert (one, 2, 0, 0) == (two, fragments.encoded, fragments.reused, len(fragments))
+
+
 def test_larger_answer_than_the_capacity() -> None:
     """A list longer than what may be kept is answered whole and not kept."""
     books = list(filled_store()[0].cut().books())

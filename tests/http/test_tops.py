@@ -383,6 +383,7 @@ async def test_trade_changes_no_top() -> None:
         ("numbers=euros", "bad_request", "'numbers' is 'euros'"),
         ("min_offset=5", "bad_request", "'min_offset' is '5'"),
         ("tickers=A&prefix=B", "bad_request", "'tickers' and 'prefix' exclude each other"),
+        ("event=", "bad_request", "'event' is ''"),
         ("event=A&series=B", "bad_request", "'event' and 'series' exclude each other"),
         ("cursor=%21", "bad_request", "'cursor' is '!'"),
         ("dpeth=1", "unknown_parameter", "did you mean 'depth'?"),

@@ -21,6 +21,9 @@ from kalshibook.store import Book, Condition, Ladder
 __all__ = ["Fragments", "dollars", "levels_best_first", "milliseconds", "size_text", "top_row", "updated_us"]
 
 _VARIANTS_KEPT: Final = 8
+# Deeper books are large, differ from one version to the next, and would fill the memory that the
+# capacity, counted in fragments, is there to bound.
+_DEPTH_KEPT: Final = 10
 
 _encode: Final = msgspec.json.Encoder().encode
 
@@ -133,8 +136,13 @@ class Fragments:
 
     def of(self, books: Iterable[Book], numbers: Numbers, depth: int) -> list[bytes]:
         """Return one fragment for each book, in order."""
+        row = _ROWS[numbers]
+        if depth > _DEPTH_KEPT:
+            deep = [_encode(row(book, depth)) for book in books]
+            self.encoded += len(deep)
+            return deep
         kept = self._form(numbers, depth)
-        get, row = kept.get, _ROWS[numbers]
+        get = kept.get
         found: list[bytes] = []
         encoded = 0
         for book in books:

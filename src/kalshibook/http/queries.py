@@ -103,8 +103,12 @@ class TopsQuery(msgspec.Struct, frozen=True, kw_only=True):
         Annotated[str, Meta(description="Tickers, comma-separated; duplicates are answered once.")] | None
     ) = None
     prefix: Annotated[_Ticker, Meta(description="Markets whose ticker begins so.")] | None = None
-    event: Annotated[_Ticker, Meta(description="Markets of an event, by its ticker.")] | None = None
-    series: Annotated[_Ticker, Meta(description="Markets of a series, by its ticker.")] | None = None
+    event: (
+        Annotated[_Ticker, Meta(min_length=1, description="Markets of an event, by its ticker.")] | None
+    ) = None
+    series: (
+        Annotated[_Ticker, Meta(min_length=1, description="Markets of a series, by its ticker.")] | None
+    ) = None
     limit: _Limit | None = None
     cursor: _Cursor = ""
     depth: _Depth = 0
