@@ -25,8 +25,10 @@ def test_broker_goes_and_comes_back(broker: EmbeddedBroker, gatherer: Gatherer, 
         assert feed.wait_state(FeedState.BROKER_DOWN, timeout=TIMEOUT_S)
         assert feed.health().reason
         assert not feed.health().ok
+        assert store.cut().behind == feed.health().reason
         broker.up()
         assert feed.wait_state(FeedState.LIVE, timeout=TIMEOUT_S)
+        assert store.ready
         gatherer.delta("A", "yes", 4_000, 100)
         gatherer.flush()
         reaches(store, lambda cut: cut.reaches({0: 1}))
@@ -104,22 +106,22 @@ def test_records_are_gone_before_they_are_read(
     broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
 ) -> None:
     """A broker that has no such offset any more makes the partition's books stale, and is read on."""
-    for ticker, partition in (("A", 0), ("B", 1)):
+    homes = (("A", 0), ("B", 1), ("C", 2))
+    for ticker, partition in homes:
         gatherer.snapshot(ticker, partition)
     gatherer.deltas(20)
     gatherer.flush()
     with KafkaFeed(store, options_for(broker)) as feed:
         assert feed.wait_ready(TIMEOUT_S)
-        # So the embedded broker answers one fetch, of one or more partitions.
+        # So the embedded broker answers one fetch, of one or more partitions, whichever comes first.
         broker.push_errors(FETCH, [KafkaError.OFFSET_OUT_OF_RANGE])
         reaches(store, lambda cut: cut.counts.stale > 0)
         assert feed.wait_ready(TIMEOUT_S)
-        gatherer.snapshot("A", 0)
-        gatherer.snapshot("B", 1)
+        for ticker, partition in homes:
+            gatherer.snapshot(ticker, partition)
         gatherer.flush()
-        reaches(store, lambda cut: cut.counts.live == 2 and cut.reaches({0: 11, 1: 11}))
+        reaches(store, lambda cut: cut.counts.live == len(homes))
         assert feed.wait_ready(TIMEOUT_S)
-        assert 0 == feed.health().lag
 
     assert gatherer.books == books_of(store.cut())
     doubts = [found for found in store.incidents.recent() if found.kind is IncidentKind.DOUBTED]

@@ -9,7 +9,7 @@ from kalshibook.errors import FeedError, SettingsError, StoreError
 from kalshibook.feeds import Feed, FeedState, load_feed
 from kalshibook.feeds.recording import RecordingFeed, RecordingOptions
 from kalshibook.feeds.tape import RecordedFrame
-from kalshibook.store import BookStore, Condition, Outcome
+from kalshibook.store import BookStore, Change, Condition, Outcome
 from kalshibook.testing import FrameFactory, compare_all, fold
 from tests.feeds.reading import TIMEOUT_S, reaches
 from tests.feeds.tapes import line, record
@@ -79,7 +79,7 @@ def test_readers_see_every_change(folder: Path, store: BookStore) -> None:
             feed.wait_finished(TIMEOUT_S)
         seen = 0
         while (batch := reader.take_nowait()) is not None:
-            seen += len(batch.changes)
+            seen += sum(isinstance(notice, Change) for notice in batch.changes)
     assert 12 == seen
 
 

@@ -4,7 +4,7 @@ import threading
 import pytest
 from hypothesis import given, strategies as st
 
-from kalshibook.store import BookStore, Change
+from kalshibook.store import BookStore, Change, Readiness
 from kalshibook.wire import BookSnapshot, EventFrame
 from tests.store.builders import TICKER, Script, levels, lifecycle, trade
 
@@ -204,6 +204,33 @@ def test_changes_that_move_only_a_number_are_not_announced() -> None:
 
     assert script.delta("yes", 100, 0) == "unchanged"
     assert reader.take_nowait() is None
+
+
+def test_readers_are_told_when_the_store_falls_behind_and_catches_up() -> None:
+    """Readiness is a notice of its own, in its place; folding keeps the newest, at the end."""
+    store = BookStore()
+    script = Script(store)
+    reader = store.changes(capacity=2)
+    with store.writer() as writer:
+        writer.set_ready(False, "the broker is gone")
+    script.snapshot({100: 1}, {})
+
+    batch = reader.take_nowait()
+    assert batch is not None
+    assert "the broker is gone" == getattr(batch.changes[0], "behind", None)
+    assert isinstance(batch.changes[1], Change)
+
+    for ready in (True, False, True):
+        with store.writer() as writer:
+            writer.set_ready(ready, "again")
+        script.delta("yes", 100, 1)
+    folded = reader.take_nowait()
+    assert folded is not None
+    reader.give_back(folded)
+    again = reader.take_nowait()
+    assert again is not None
+    assert Readiness(None, store.cut().version - 1) == again.changes[-1]
+    assert 2 == len(again.changes)
 
 
 def test_a_capacity_below_one_is_refused() -> None:

@@ -19,6 +19,9 @@ __all__ = ["KafkaFeed"]
 
 _log = logging.getLogger(__name__)
 
+_TROUBLES: Final = frozenset(
+    {FeedState.BROKER_DOWN, FeedState.TOPIC_MISSING, FeedState.AUTHENTICATION_FAILED, FeedState.FAILED}
+)
 _ENDED: Final = frozenset({FeedState.STOPPED, FeedState.FAILED})
 
 
@@ -205,12 +208,15 @@ class KafkaFeed:
     def _run(self, session: ReadingSession, writer: StoreWriter, resources: ExitStack) -> None:
         try:
             with resources:
+                reason = f"feed {self.name} was stopped"
                 try:
                     session.run()
-                except BaseException:
-                    # While the writer is still ours. A store that nobody fills must not look ready.
-                    writer.set_ready(False)
+                except BaseException as error:
+                    reason = f"feed {self.name} has failed: {error}"
                     raise
+                finally:
+                    # While the writer is still ours. A store that nobody fills must not look ready.
+                    writer.set_ready(False, reason)
         except BaseException as error:  # noqa: BLE001 - a thread has nobody to raise to: it is shown and logged
             _log.exception("feed %s has failed", self.name)
             self._show(FeedState.FAILED, f"{type(error).__name__}: {error}")
@@ -219,7 +225,10 @@ class KafkaFeed:
 
     def _show(self, state: FeedState, reason: str) -> None:
         if self._status.show(state, reason):
-            self._store.incidents.record(IncidentKind.FEED, f"feed {self.name} is {state}: {reason}")
+            level = logging.WARNING if state in _TROUBLES else logging.INFO
+            self._store.incidents.record(
+                IncidentKind.FEED, f"feed {self.name} is {state}: {reason}", level=level
+            )
 
     def _on_loss(self, reason: str) -> None:
         self._store.incidents.record(IncidentKind.FEED, reason)

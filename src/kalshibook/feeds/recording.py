@@ -207,7 +207,7 @@ class RecordingFeed:
                     ended = self._play(tape, writer)
                 except BaseException:
                     # While the writer is still ours. A store that nobody fills must not look ready.
-                    writer.set_ready(False)
+                    writer.set_ready(False, f"feed {self.name} has failed")
                     raise
                 finally:
                     writer.commit()

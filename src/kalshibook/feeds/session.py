@@ -1,5 +1,6 @@
 """The reading loop of the Kafka feed: find the place, read, keep time, begin again when needed."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -75,6 +76,7 @@ class ReadingSession:
         self._stopping = stopping
         self._ticked_us = 0
         self._note = ""
+        self._cut_off = False
         self.positions: Final = Positions()
         self.intake: Final = RecordIntake(options.topic, writer, quarantine)
 
@@ -116,7 +118,7 @@ class ReadingSession:
                 if again and missing.state is FeedState.TOPIC_MISSING:
                     # What comes back under the name is another topic: its offsets mean nothing to us.
                     self._writer.doubt_all(f"topic {self._options.topic!r} is gone")
-                    self._writer.set_ready(False)
+                    self._writer.set_ready(False, missing.reason)
                     find, again = start_at_beginning, False
                 self._show(missing.state, missing.reason)
                 self._pause(pause_s)
@@ -132,8 +134,11 @@ class ReadingSession:
 
     def _begin_again(self, state: FeedState, reason: str) -> None:
         """Ask for the topic anew and go on where reading was, if that is still there."""
-        self._link.unassign()
         self._show(state, reason)
+        self._resume()
+
+    def _resume(self) -> None:
+        self._link.unassign()
         self._begin(partial(start_at_offsets, wanted=self.positions.next_offsets), again=True)
 
     def _start(self, bounds: dict[int, Bounds]) -> Start:
@@ -193,7 +198,9 @@ class ReadingSession:
         for partition in self._link.watch.known_partitions - self.positions.next_offsets.keys():
             self.positions.add(partition)
             self._link.add(partition)
-            self._store.incidents.record(IncidentKind.FEED, "a partition was added", partition=partition)
+            self._store.incidents.record(
+                IncidentKind.FEED, "a partition was added", partition=partition, level=logging.INFO
+            )
 
     def _pause(self, seconds: float) -> None:
         end_s = time.monotonic() + seconds
@@ -203,11 +210,19 @@ class ReadingSession:
                 return
 
     def _judge(self) -> None:
-        caught_up = self.positions.caught_up
-        self._writer.set_ready(caught_up)
-        if self._link.watch.trouble is not None:
-            self._show(self._link.watch.trouble.state, self._link.watch.trouble.reason)
+        trouble = self._link.watch.trouble
+        if trouble is not None:
+            self._cut_off = True
+            self._writer.set_ready(False, trouble.reason)
+            self._show(trouble.state, trouble.reason)
+        elif self._cut_off:
+            # What was published meanwhile is still to be read, or was already deleted: the ends are
+            # asked for anew, and the store is ready when it has reached them.
+            self._cut_off = False
+            self._resume()
         else:
+            caught_up = self.positions.caught_up
+            self._writer.set_ready(caught_up)
             self._show(FeedState.LIVE if caught_up else FeedState.CATCHING_UP, self._note)
 
 

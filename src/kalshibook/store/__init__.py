@@ -14,6 +14,7 @@ from kalshibook.store.changes import (
     ChangeBatch as ChangeBatch,
     ChangeReader as ChangeReader,
     Notice as Notice,
+    Readiness as Readiness,
 )
 from kalshibook.store.cut import ConditionCounts as ConditionCounts, Cut as Cut, Tops as Tops
 from kalshibook.store.incidents import (
@@ -66,6 +67,7 @@ __all__ = [
     "Origin",
     "Outcome",
     "Quote",
+    "Readiness",
     "Stamps",
     "StatusEvent",
     "StoreOptions",

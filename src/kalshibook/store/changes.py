@@ -18,7 +18,7 @@ import msgspec
 from kalshibook.store.book import Book
 from kalshibook.wire import EventFrame, MarketLifecycle, Trade, WireEvent
 
-__all__ = ["Change", "ChangeBatch", "ChangeReader", "Notice"]
+__all__ = ["Change", "ChangeBatch", "ChangeReader", "Notice", "Readiness"]
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -35,7 +35,16 @@ class Change(msgspec.Struct, frozen=True, gc=False):
     """The store's version that this change made."""
 
 
-Notice: TypeAlias = Change | EventFrame
+class Readiness(msgspec.Struct, frozen=True, gc=False):
+    """The store fell behind its feed, or has caught up: that concerns all its books at once."""
+
+    behind: str | None
+    """Why it is behind, or None when it has caught up."""
+    version: int
+    """The store's version that says so."""
+
+
+Notice: TypeAlias = Change | EventFrame | Readiness
 
 
 class ChangeBatch(msgspec.Struct, frozen=True):
@@ -72,6 +81,7 @@ class ChangeReader:
         self._condition = threading.Condition()
         self._queue: list[Notice] = []
         self._folded: dict[int, Change] | None = None
+        self._readiness: Readiness | None = None
         self._conflated = 0
         self._lost = 0
         self._total_conflated = 0
@@ -102,7 +112,7 @@ class ChangeReader:
         """Stop collecting; a waiting `take` returns None."""
         with self._condition:
             self._closed = True
-            self._queue, self._folded = [], None
+            self._queue, self._folded, self._readiness = [], None, None
             self._condition.notify_all()
             wake = self._wake
         self._on_close(self)
@@ -158,9 +168,12 @@ class ChangeReader:
             self._queue, self._folded = list(batch.changes), None
             self._conflated += batch.conflated
             self._lost += batch.lost
+            readiness, self._readiness = self._readiness, None
             if folded is not None:
                 self._fold(list(folded.values()))
             self._extend(later)
+            if readiness is not None:
+                self._extend([readiness])
 
     def put(self, changes: Sequence[Notice]) -> None:
         """Add what one batch of the writer changed, in order; wakes the consumer once."""
@@ -178,14 +191,16 @@ class ChangeReader:
             wake()
 
     def _pending(self) -> bool:
-        return bool(self._queue or self._folded or self._lost)
+        return bool(self._queue or self._folded or self._lost or self._readiness)
 
     def _take(self) -> ChangeBatch | None:
         if not self._pending():
             return None
-        changes: Sequence[Notice] = self._queue if self._folded is None else list(self._folded.values())
+        changes: list[Notice] = self._queue if self._folded is None else list(self._folded.values())
+        if self._readiness is not None:
+            changes.append(self._readiness)
         batch = ChangeBatch(changes, self._conflated, self._lost)
-        self._queue, self._folded = [], None
+        self._queue, self._folded, self._readiness = [], None, None
         self._conflated = self._lost = 0
         return batch
 
@@ -209,6 +224,10 @@ class ChangeReader:
         for notice in changes:
             if isinstance(notice, EventFrame):
                 self._lose(1)
+                continue
+            if isinstance(notice, Readiness):
+                # The newest is what counts, and comes after all that was folded.
+                self._readiness = notice
                 continue
             number = notice.new.market.number
             first = folded.get(number)

@@ -80,16 +80,35 @@ class IncidentLog:
         ticker: str | None = None,
         partition: int | None = None,
         offset: int | None = None,
+        level: int = logging.WARNING,
     ) -> None:
-        """Keep, count and log an incident."""
+        """
+        Keep, count and log an incident.
+
+        Args:
+            kind: what happened.
+            detail: what was found, for people.
+            ticker: the market it concerns, if it is one.
+            partition: where the record stands that showed it.
+            offset: likewise.
+            level: of the log line; what heals or informs is `logging.INFO`.
+        """
         incident = Incident(next(self._ids), kind, time.time_ns() // 1_000, ticker, partition, offset, detail)
         self._kept.append(incident)
         count = self._counts[kind] = self._counts[kind] + 1
         # A flood (a lost connection makes 7,500 books stale at once) must not fill the disk:
         # past the first hundred of a kind a line appears each time their number doubles.
         if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
-            level = logging.INFO if kind in (IncidentKind.HEALED, IncidentKind.FEED) else logging.WARNING
-            _log.log(level, "%s #%d: %s [ticker=%s at %s/%s]", kind, count, detail, ticker, partition, offset)
+            _log.log(
+                logging.INFO if kind is IncidentKind.HEALED else level,
+                "%s #%d: %s [ticker=%s at %s/%s]",
+                kind,
+                count,
+                detail,
+                ticker,
+                partition,
+                offset,
+            )
 
     def recent(self, limit: int = 100, *, before: int | None = None) -> list[Incident]:
         """

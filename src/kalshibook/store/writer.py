@@ -9,7 +9,7 @@ from pyrsistent import PVector
 
 from kalshibook.errors import WireError
 from kalshibook.store.book import Book, awaiting_book
-from kalshibook.store.changes import Change, Notice
+from kalshibook.store.changes import Change, Notice, Readiness
 from kalshibook.store.cut import ConditionCounts, StoreVersion
 from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.nested import NestedVector
@@ -181,12 +181,13 @@ class StoreWriter:
         behind = None if ready else reason
         state, current = self._state, self._state.version
         if current.behind != behind:
-            applied_us = self._now_us(current)
+            number, applied_us = current.number + 1, self._now_us(current)
             state.publish(
-                msgspec.structs.replace(
-                    current, number=current.number + 1, behind=behind, applied_us=applied_us
-                )
+                msgspec.structs.replace(current, number=number, behind=behind, applied_us=applied_us)
             )
+            if state.readers:
+                self._notices.append(Readiness(behind, number))
+                self.commit()
         if ready:
             state.ready.set()
         else:
