@@ -15,11 +15,11 @@ import msgspec
 from quart import Quart
 from quart_schema import Info, OpenAPIProvider, QuartSchema
 
-from kalshibook import __version__
 from kalshibook.http.answers import TickTopRow, TopRow, TopsAnswer
 
 __all__ = ["install_openapi"]
 
+_API_VERSION: Final = "1"
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 # Two kinds of rows in one list are told apart by the request, which msgspec's unions cannot say.
@@ -88,7 +88,7 @@ def install_openapi(app: Quart) -> None:
         redoc_ui_path=None,
         scalar_ui_path=None,
         swagger_ui_path=None,
-        info=Info(title="kalshibook", version=__version__, description=_DESCRIPTION),
+        info=Info(title="kalshibook", version=_API_VERSION, description=_DESCRIPTION),
         conversion_preference="msgspec",
         openapi_provider_class=_Provider,
     )
