@@ -51,7 +51,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check the types with mypy, strictly."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[perf]")
     session.run("mypy", *session.posargs)
 
 
@@ -66,14 +66,9 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Run the load tests: all of perf/, or those that are named, as in `-- small-concurrency`."""
-    session.install("-e", ".[dev]")
-    known = sorted(script.stem for script in Path("perf").glob("[!_]*.py"))
-    named = [name.replace("-", "_") for name in session.posargs]
-    if not set(named) <= set(known):
-        session.error(f"unknown load test; there are: {', '.join(known).replace('_', '-')}")
-    for name in named or known:
-        session.run("python", "-m", f"perf.{name}")
+    """Run the load tests, all or named ones (`-- small-concurrency`), and write perf/results/."""
+    session.install("-e", ".[perf]")
+    session.run("python", "-m", "perf", *session.posargs)
 
 
 @nox.session

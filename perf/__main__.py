@@ -67,7 +67,7 @@ def _run(name: str, context: Context, *, profile: bool) -> ScenarioResult:
     context.step(name)
     started = time.perf_counter()
     if profile:
-        from perf.profile import recorded  # noqa: PLC0415 - py-spy is needed for this only
+        from perf.profiling import recorded  # noqa: PLC0415 - py-spy is needed for this only
 
         with recorded(context.results / f"{name}.svg"):
             result: ScenarioResult = module.run(context)

@@ -21,7 +21,9 @@ class Context:
         results: folder of this run, for whatever a scenario wants to leave there (profiles, logs).
     """
 
-    def __init__(self, *, quick: bool, soak: bool, results: Path, show: Callable[[str, float | None], None]) -> None:
+    def __init__(
+        self, *, quick: bool, soak: bool, results: Path, show: Callable[[str, float | None], None]
+    ) -> None:
         self.quick: Final = quick
         self.soak: Final = soak
         self.results: Final = results

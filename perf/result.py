@@ -11,7 +11,7 @@ class Measurement(msgspec.Struct, frozen=True):
     name: str
     value: float
     unit: str
-    """As printed: µs, updates/s, MB, ×."""
+    """As printed: µs, updates/s, MB, x."""
     conditions: str = ""
     """What it was measured on, where that differs from the scenario's own conditions."""
 
@@ -50,7 +50,7 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
     limit: float
     at_most: bool = True
     """Whether `limit` is the largest value that is good; else it is the smallest."""
-    unit: str = "×"
+    unit: str = "x"
     reason: str = ""
     """Why it was missed, as far as is known; printed only then."""
 
