@@ -256,6 +256,22 @@ async def test_an_oversize_message_closes_with_1009(autojump_clock: MockClock) -
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize(
+    ("code", "data"), [(1002, b"\xff\xff"), (1002, b"\x81\x01a"), (1007, masked(1, b"\xff"))]
+)
+async def test_broken_frames_close_with_their_code(code: int, data: bytes, autojump_clock: MockClock) -> None:
+    """Unknown opcodes, frames without a mask and text that is no UTF-8 end the connection."""
+    async with staged() as stage:
+        client = stage.client()
+        await client.handshake()
+        await client.stream.send_all(data)
+
+        assert code == (await client.frame()).close[0]
+        await client.hang_up()
+        assert {"session": 1} == stage.ended()
+
+
+@pytest.mark.trio
 async def test_bad_input_gets_an_error_and_the_connection_lives_on(autojump_clock: MockClock) -> None:
     """What is no command is answered with the protocol's own error."""
     async with staged(ping_interval_s=NEVER) as stage:

@@ -23,7 +23,7 @@ import trio
 
 from kalshibook.stream.hub import Client
 from kalshibook.stream.options import StreamOptions
-from kalshibook.stream.socket import ServerSocket, SocketClosed, WriteTimeout
+from kalshibook.stream.socket import BREACHES, ServerSocket, SocketClosed, WriteTimeout
 
 __all__ = ["Cause", "Connection", "End", "now_us"]
 
@@ -104,7 +104,8 @@ class Connection:
         except WriteTimeout:
             self._finish_slow()
         except SocketClosed as closed:
-            self._finish(Cause.SESSION if closed.code == 1009 else Cause.CLIENT, closed.code, closed.reason)
+            cause = Cause.SESSION if closed.code in BREACHES else Cause.CLIENT
+            self._finish(cause, closed.code, closed.reason)
 
     async def _write(self) -> None:
         limit = self._options.write_bytes

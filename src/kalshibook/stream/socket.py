@@ -7,7 +7,8 @@ made, many in one buffer, and go out in one write. Both write through one `Trans
 
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import TypeAlias, final
+from functools import partial
+from typing import Final, TypeAlias, final
 
 import msgspec
 import trio
@@ -18,12 +19,14 @@ from trio_websocket import (
     WebSocketRequest,
     wrap_server_stream,
 )
+from wsproto.frame_protocol import FrameProtocol
 from wsproto.utilities import LocalProtocolError
 
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.transport import Transport
 
 __all__ = [
+    "BREACHES",
     "Handler",
     "Handshake",
     "Judge",
@@ -33,6 +36,10 @@ __all__ = [
     "WriteTimeout",
     "serve_socket",
 ]
+
+
+BREACHES: Final = frozenset({1002, 1007, 1009})
+"""Codes of a client that broke the protocol: a broken frame, text that is no UTF-8, too long a message."""
 
 
 class Handshake(msgspec.Struct, frozen=True):
@@ -65,7 +72,7 @@ class SocketClosed(Exception):  # noqa: N818 - reads as the fact it states
     """
 
     def __init__(self, close: CloseReason | None) -> None:
-        self.code = close.code if close else 1006
+        self.code = int(close.code) if close else 1006
         self.reason = (close.reason if close else None) or ""
         super().__init__(f"closed with {self.code} {self.reason}".rstrip())
 
@@ -225,7 +232,9 @@ async def _answer(
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
         await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
         return
-    socket = ServerSocket(await request.accept(), transport, options)
+    connection = await request.accept()
+    transport.farewell = partial(_farewell, connection)
+    socket = ServerSocket(connection, transport, options)
     await handler(socket)
     await socket.close(1000, "")
 
@@ -235,3 +244,12 @@ def _handshake(request: WebSocketRequest) -> Handshake:
     # trio-websocket shows all headers but this one.
     host = request._event.host  # noqa: SLF001
     return Handshake(request.path, host, None if origin is None else origin.decode("latin-1"))
+
+
+def _farewell(connection: WebSocketConnection) -> bytes:
+    # wsproto reports a broken frame as a close with the code that is due, and trio-websocket 0.12
+    # takes that for the other side's close: it hangs up without a word.
+    closed = connection.closed
+    if closed is None or closed.code not in BREACHES:
+        return b""
+    return bytes(FrameProtocol(client=False, extensions=[]).close(closed.code, closed.reason))

@@ -1,5 +1,6 @@
 """The stream under a WebSocket: a frame is never torn by another, and every write has a deadline."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, final
 
@@ -29,6 +30,8 @@ class Transport(trio.abc.Stream):
         self._close_sent = False
         self.agreed = False
         """The other side spoke WebSocket: its handshake was read."""
+        self.farewell: Callable[[], bytes] = bytes
+        """Makes the close frame that is still owed when the stream is hung up; empty for none."""
         self.timed_out = False
         self.hanging_up = False
         self.close_written = trio.Event()
@@ -110,6 +113,8 @@ class Transport(trio.abc.Stream):
                 suppress(trio.BrokenResourceError, trio.ClosedResourceError),
             ):
                 async with self._lock:
+                    if not self._close_sent and (frame := self.farewell()):
+                        await self._write(frame)
                     await self._stream.send_eof()
                 while await self._stream.receive_some(_READ_BYTES):
                     pass
