@@ -116,7 +116,7 @@ class User:
         else:
             assert self.seqs.get(sid, 0) + 1 == frame["seq"]
             self.seqs[sid] = frame["seq"]
-        if kind == "unsubscribed" or (kind == "error" and frame["msg"]["code"] == 25):
+        if kind == "unsubscribed" or (kind == "error" and frame["msg"]["code"] in (10, 25)):
             self.seqs[sid] = -1
         elif kind == "orderbook_snapshot":
             self._replace(frame["msg"])

@@ -21,13 +21,15 @@ class Channel(msgspec.Struct, frozen=True):
     """Whether it must be: there is no firehose for depth."""
     takes_market_ids: bool = False
     """Whether Kalshi accepts `market_id(s)` on it."""
+    tells_readiness: bool = False
+    """Whether its frames can say that the store is behind its feed; Kalshi's have no word for it."""
 
 
 CHANNELS: Final = {
     channel.name: channel
     for channel in (
         Channel("orderbook_delta", needs_markets=True),
-        Channel("top_of_book"),
+        Channel("top_of_book", tells_readiness=True),
         Channel("ticker", sequenced=False, takes_market_ids=True),
         Channel("trade"),
         Channel("market_lifecycle_v2", takes_markets=False),
@@ -65,6 +67,7 @@ class Code(IntEnum):
     UNKNOWN_SID = 7
     UNKNOWN_CHANNEL = 8
     ACCESS = 9
+    CHANNEL_ERROR = 10
     INVALID_PARAMETER = 11
     ONE_SID_REQUIRED = 12
     UNSUPPORTED_ACTION = 13
@@ -93,6 +96,7 @@ _TEXTS: Final = {
     Code.UNKNOWN_SID: "Unknown subscription ID",
     Code.UNKNOWN_CHANNEL: "Unknown channel name",
     Code.ACCESS: "Authentication required",
+    Code.CHANNEL_ERROR: "Channel error",
     Code.INVALID_PARAMETER: "Invalid parameter",
     Code.ONE_SID_REQUIRED: "Exactly one subscription ID is required",
     Code.UNSUPPORTED_ACTION: "Unsupported action",

@@ -11,7 +11,7 @@ from typing import final
 import msgspec
 
 from kalshibook.errors import KalshiBookError
-from kalshibook.store import BookStore, ChangeBatch
+from kalshibook.store import BookStore, ChangeBatch, Readiness
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.publish import Publisher
 from kalshibook.stream.session import Client
@@ -116,6 +116,9 @@ class Hub:
         for notice in batch.changes:
             if type(notice) is EventFrame:
                 publisher.event(notice)
+            elif type(notice) is Readiness:
+                for client in self._clients:
+                    client.tell_readiness(notice.behind, notice.version)
             else:
                 publisher.change(notice, now_us)  # type: ignore[arg-type]  # the only other kind
             if shared.doomed:

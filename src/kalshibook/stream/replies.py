@@ -84,6 +84,10 @@ class Replies:
             message["market_tickers"] = tickers
         self._message(request_id, "error", message, subscription)
 
+    def readiness(self, subscription: AnySubscription, behind: str | None) -> None:
+        """Tell that the store fell behind its feed, and why, or that it has caught up (null)."""
+        self._message(0, "readiness", {"behind": behind}, subscription)
+
     def write(self, writer: FrameWriter) -> None:
         """Write what waits until the writer is full."""
         waiting = self._waiting

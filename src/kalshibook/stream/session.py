@@ -162,6 +162,30 @@ class Client:
             self._error(0, Code.OVERFLOW, Code.OVERFLOW.text, (), subscription)
             self._note_pending()
 
+    def tell_readiness(self, behind: str | None, version: int) -> None:
+        """
+        Tell the client that the store fell behind its feed, or has caught up.
+
+        `top_of_book` says so in-band. Kalshi's own channels have no word for it, and a stream that
+        just falls silent looks like a quiet market: they end with error 10, which its clients know
+        as the order to subscribe again.
+
+        Args:
+            behind: why, or None when it has caught up.
+            version: the store's version that says so.
+        """
+        for subscription in self.subscriptions:
+            if version <= subscription.opened_version:
+                continue
+            if subscription.channel.tells_readiness:
+                self._replies.readiness(subscription, behind)
+                self._note_pending()
+            elif behind is not None:
+                self._end(subscription)
+                text = f"{Code.CHANNEL_ERROR.text}: {behind}"
+                self._error(0, Code.CHANNEL_ERROR, text, (), subscription)
+                self._note_pending()
+
     # Commands.
 
     def _execute(self, request_id: int, command: Command, now_us: int) -> None:
@@ -192,6 +216,8 @@ class Client:
                 Code.MARKET_LIMIT, f"a connection has up to {options.max_subscriptions} subscriptions"
             )
         for channel, markets in wanted:
+            if cut.behind is not None and not channel.tells_readiness:
+                raise Refused(Code.CHANNEL_ERROR, f"{cut.behind}; subscribe again later")
             self._check_limit(channel, held.get(channel.name), markets, cut)
         for subscription in held.values():
             self._check_rate(subscription, now_us)
@@ -259,7 +285,10 @@ class Client:
         subscription = make_subscription(self, self._shared, channel, self._last_sid, yes_scale, cut)
         self._subscriptions[subscription.sid] = subscription
         self._by_channel[channel.name] = subscription
+        subscription.opened_version = cut.version
         self._replies.subscribed(request_id, subscription)
+        if cut.behind is not None:
+            self._replies.readiness(subscription, cut.behind)
         return subscription
 
     def _held(self, sid: int) -> AnySubscription:

@@ -38,6 +38,8 @@ class Subscription(ABC, Generic[I]):
 
     def __init__(self, owner: Owner, sid: int, channel: Channel, routes: Routes["AnySubscription"]) -> None:
         self.owner = owner
+        self.opened_version = 0
+        """The store's version when it was opened; what is older concerns it no more."""
         self.sid = sid
         self.channel = channel
         self.selection = Selection()
