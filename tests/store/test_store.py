@@ -385,3 +385,24 @@ def test_searching_while_markets_appear_finds_what_the_cut_has(store: BookStore)
     thread.join()
 
     assert wrong == []
+
+
+def test_many_books_are_selected_at_once(store: BookStore, script: Script) -> None:
+    """Selected books are those of the cut, in the order asked for; markets that came later are missing."""
+    for ticker in ("A", "B"):
+        script.snapshot({100: 1}, {}, ticker=ticker)
+    cut = store.cut()
+    script.snapshot({100: 1}, {}, ticker="LATER")
+
+    books, missing = cut.select(["B", "LATER", "A", "X", "B"])
+
+    assert [cut["B"], cut["A"]] == books
+    assert ["LATER", "X"] == missing
+
+
+def test_an_unknown_market_is_told_in_plain_words(store: BookStore) -> None:
+    """The error reads as a sentence although it is a KeyError too."""
+    with pytest.raises(UnknownMarket) as unknown:
+        store.cut()["KX"]
+
+    assert str(unknown.value).startswith("market 'KX' is unknown")

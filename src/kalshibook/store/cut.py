@@ -153,14 +153,18 @@ class Cut(Mapping[str, Book]):
             count=len(self), prefix=prefix, contains=contains, after=after, limit=limit
         )
 
+    def select(self, tickers: Iterable[str]) -> tuple[list[Book], list[str]]:
+        """
+        Return the books of many markets, and the tickers that no message has named.
+
+        Args:
+            tickers: in the order in which the books are wanted; duplicates count once.
+        """
+        books = self._version.books
+        numbers, missing = self._directory.split(dict.fromkeys(tickers), books.length)
+        return books.many(numbers), missing
+
     def tops(self, tickers: Iterable[str]) -> Tops:
         """Return the tops of the named markets, duplicates once, unknown ones in `missing`."""
-        tops: list[TopOfBook] = []
-        missing: list[str] = []
-        for ticker in dict.fromkeys(tickers):
-            number = self._directory.number(ticker)
-            if number is None or number >= len(self._version.books):
-                missing.append(ticker)
-            else:
-                tops.append(self._version.books[number].top())
-        return Tops(self, tops, missing)
+        books, missing = self.select(tickers)
+        return Tops(self, [book.top() for book in books], missing)

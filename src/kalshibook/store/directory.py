@@ -8,6 +8,7 @@ persistent map would cost every look-up ten times as much and give nothing more.
 
 import threading
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
 
 __all__ = ["Directory"]
 
@@ -27,6 +28,19 @@ class Directory:
     def number(self, ticker: str) -> int | None:
         """Return a ticker's number, or None."""
         return self._numbers.get(ticker)
+
+    def split(self, tickers: Iterable[str], count: int) -> tuple[list[int], list[str]]:
+        """Return the numbers below `count` of the tickers that have one, and the other tickers."""
+        get = self._numbers.get
+        numbers: list[int] = []
+        missing: list[str] = []
+        for ticker in tickers:
+            number = get(ticker, count)
+            if number < count:
+                numbers.append(number)
+            else:
+                missing.append(ticker)
+        return numbers, missing
 
     def add(self, ticker: str) -> int:
         """Number a new ticker. Only the store's writer may call this."""
