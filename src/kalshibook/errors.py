@@ -64,6 +64,10 @@ class UnknownMarket(ReadError, KeyError):  # noqa: N818 - reads as the fact it s
         )
         self.ticker = ticker
 
+    def __str__(self) -> str:
+        """Return the message as it is; a KeyError would quote it."""
+        return str(self.args[0])
+
 
 class NotReady(ReadError):  # noqa: N818
     """
