@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def test_a_real_recording(start: Start) -> None:
 
     assert demo.ended() == 0
     assert any("(23,003 frames, played to the end)" in line for line in demo.out)
-    assert demo.out[-1].startswith("Equal: 11 books")
+    # A moment before the snapshot has come through has no book yet.
+    assert re.match("Equal: (10|11) books, at the end and at 10 random moments", demo.out[-1])
 
 
 @pytest.mark.parametrize(

@@ -184,9 +184,10 @@ class _Demo:
             self._console.print("Nothing was played.")
             return
         state = "played to the end" if report.complete else "stopped"
-        books = len(self._store.cut())
+        count = len(self._store.cut())
+        books = "1 book" if count == 1 else f"{count:,} books"
         self._console.print(
-            f"\n[bold]{meter.rate():,.0f} changes per second[/] through Kafka into {books:,} books"
+            f"\n[bold]{meter.rate():,.0f} changes per second[/] through Kafka into {books}"
             f" ({report.frames:,} frames, {state})",
             highlight=False,
             soft_wrap=True,
