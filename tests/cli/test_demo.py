@@ -78,8 +78,10 @@ def test_a_real_recording(start: Start) -> None:
 
     assert demo.ended() == 0
     assert any("(23,003 frames, played to the end)" in line for line in demo.out)
-    # A moment before the snapshot has come through has no book yet.
-    assert re.match("Equal: (10|11) books, at the end and at 10 random moments", demo.out[-1])
+    equal = re.match(r"Equal: (\d+) books, at the end and at 10 random moments", demo.out[-1])
+    assert equal is not None
+    # 11, less the moments before the snapshot had come through.
+    assert 5 <= int(equal[1]) <= 11
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ def replay(
     factor = parse_speed(speed)
     publisher = Publisher(kafka.bootstrap_servers, source=source, topic=kafka.topic, settings=kafka.extra)
     publisher.check(_PATIENCE_S)
-    click.echo(f"playing {path} into {kafka.topic} at {kafka.bootstrap_servers}, Ctrl-C ends")
     began = time.monotonic()
     with _set_by_signals() as stop, publisher, progress_bar("frames") as progress:
+        click.echo(f"playing {path} into {kafka.topic} at {kafka.bootstrap_servers}, Ctrl-C ends")
         report = play(
             _Shown(tape, progress),
             publisher,
