@@ -17,7 +17,11 @@ from kalshibook.errors import (
     VersionGone as VersionGone,
     WireError as WireError,
 )
-from kalshibook.feeds import EmbeddedBroker as EmbeddedBroker, KafkaFeed as KafkaFeed, KafkaOptions as KafkaOptions
+from kalshibook.feeds import (
+    EmbeddedBroker as EmbeddedBroker,
+    KafkaFeed as KafkaFeed,
+    KafkaOptions as KafkaOptions,
+)
 from kalshibook.numbers import (
     format_price as format_price,
     format_size as format_size,
