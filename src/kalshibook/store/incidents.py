@@ -101,13 +101,11 @@ class IncidentLog:
         if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
             _log.log(
                 logging.INFO if kind is IncidentKind.HEALED else level,
-                "%s #%d: %s [ticker=%s at %s/%s]",
+                "%s #%d: %s%s",
                 kind,
                 count,
                 detail,
-                ticker,
-                partition,
-                offset,
+                _place(incident),
             )
 
     def recent(self, limit: int = 100, *, before: int | None = None) -> list[Incident]:
@@ -126,3 +124,9 @@ class IncidentLog:
     def counts(self) -> dict[str, int]:
         """Return how often each kind happened since the start, also of incidents no longer kept."""
         return {kind.value: self._counts[kind] for kind in IncidentKind}
+
+
+def _place(incident: Incident) -> str:
+    places = (("market", incident.ticker), ("partition", incident.partition), ("offset", incident.offset))
+    known = [f"{name} {value}" for name, value in places if value is not None]
+    return f" ({', '.join(known)})" if known else ""
