@@ -1,0 +1,100 @@
+"""A topic drained as fast as it goes into the store, with the server attached and asked meanwhile."""
+
+from typing import Any
+
+from perf.clients.load import LoadSettings
+from perf.clients.worker import Worker
+from perf.context import Context
+from perf.measures import PERCENTILES
+from perf.result import Goal, Measurement, ScenarioResult, Table
+from perf.stage import Stage, per_unit_us, staged
+
+_CLIENTS = 50
+_LIMIT_MS = 25.0
+
+
+def run(context: Context) -> ScenarioResult:
+    """Fill the topic, start the feed, and ask for one top again and again until it is through."""
+    changes = 100_000 if context.quick else 500_000
+    # The embedded broker keeps 5 MiB a partition, compressed: enough partitions hold the topic.
+    load = LoadSettings(seed=context.seed, partitions=32)
+    alone = _apply_rate(load, min(changes, 200_000))
+    context.step(f"saturation: {changes:,} records are published")
+    with staged(load, late=True) as stage:
+        stage.begin(changes, None)
+        stage.finish()
+        context.step("saturation: the topic is drained")
+        found = _drain(stage, changes)
+        checks = stage.checks()
+    rate = found["rate"]
+    percentiles = found["rest"]["percentiles_us"]
+    return ScenarioResult(
+        name="saturation",
+        title=f"{changes:,} records drained from Kafka into the store, server attached, one REST client",
+        conditions=(
+            f"{load.markets:,} markets, {load.levels} levels a side, {load.partitions} partitions, seed {load.seed}; "
+            f"{_CLIENTS} WebSocket clients on all tops",
+            "'apply' here: the same records from a list, in a process of one thread, collector on",
+        ),
+        measurements=(
+            Measurement("drained", rate, "updates/s"),
+            Measurement("decoded and applied without Kafka and server", alone, "updates/s"),
+            Measurement("feed thread", per_unit_us(found["feed_cpu"], changes), "µs CPU/update"),
+            Measurement("Trio thread meanwhile", found["trio_cpu"] / found["seconds"], "cores"),
+        ),
+        tables=(
+            Table(
+                "REST meanwhile, one top per request, ms",
+                ("requests", *PERCENTILES),
+                ((found["rest"]["requests"], *(percentiles[key] / 1_000 for key in PERCENTILES)),),
+            ),
+        ),
+        goals=(
+            Goal(
+                text="drained at ≥ 60 % of the rate of decode and apply alone",
+                value=rate / alone,
+                limit=0.6,
+                at_most=False,
+                reason="the server's thread, its clients and librdkafka's threads take part of the same cores",
+            ),
+            Goal(
+                text=f"REST p99 of one top meanwhile ≤ {_LIMIT_MS:g} ms",
+                value=percentiles["p99"] / 1_000,
+                limit=_LIMIT_MS,
+                unit="ms",
+                reason="a busy feed thread holds the interpreter for whole switch intervals",
+            ),
+        ),
+        checks=tuple(checks),
+    )
+
+
+def _drain(stage: Stage, changes: int) -> dict[str, Any]:
+    server = stage.server
+    sockets, requests = stage.sockets(), stage.requests()
+    sockets.ask("connect", count=_CLIENTS)
+    sockets.ask("subscribe", first=0, count=_CLIENTS, markets=None, channel="top_of_book")
+    total = stage.load.markets + changes
+    before = server.ask("usage")
+    sockets.tell("read", seconds=2.0, quiet=2.0)
+    # Alone it would be through after this many seconds; the requests end before the topic does.
+    seconds = changes / 100_000
+    requests.tell("repeat", path="/v1/tops?tickers=KXPERF-26DEC01-T000000", seconds=seconds, pause_s=0.005)
+    server.ask("start_feed")
+    applied = server.ask("wait_applied", count=total)
+    after = server.ask("usage")
+    rest = requests.hear()
+    stage.settle()
+    sockets.hear()
+    return {
+        "rate": total / applied["seconds"],
+        "seconds": after["clock"] - before["clock"],
+        "feed_cpu": after["feed_cpu"] - before["feed_cpu"],
+        "trio_cpu": after["trio_cpu"] - before["trio_cpu"],
+        "rest": rest,
+    }
+
+
+def _apply_rate(load: LoadSettings, changes: int) -> float:
+    with Worker("applier", load=load._asdict(), changes=changes) as applier:
+        return float(applier.ask("run")["rate"])
