@@ -1,4 +1,4 @@
-"""What fills a store: the Kafka feed, an embedded broker, and how feeds of others are found."""
+"""What fills a store, and what fills its topic: Kafka, recordings, an embedded broker, feeds of others."""
 
 from kalshibook.feeds.base import (
     Feed as Feed,
@@ -10,6 +10,11 @@ from kalshibook.feeds.base import (
 from kalshibook.feeds.broker import EmbeddedBroker as EmbeddedBroker
 from kalshibook.feeds.kafka import KafkaFeed as KafkaFeed
 from kalshibook.feeds.options import KafkaOptions as KafkaOptions
+from kalshibook.feeds.publisher import Publisher as Publisher
+from kalshibook.feeds.recording import (
+    RecordingFeed as RecordingFeed,
+    RecordingOptions as RecordingOptions,
+)
 
 __all__ = [
     "EmbeddedBroker",
@@ -19,5 +24,8 @@ __all__ = [
     "KafkaFeed",
     "KafkaOptions",
     "PartitionHealth",
+    "Publisher",
+    "RecordingFeed",
+    "RecordingOptions",
     "load_feed",
 ]
