@@ -2,13 +2,17 @@
 
 import random
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+from confluent_kafka import Consumer, Message
 
 from kalshibook.errors import FeedError, StoreError
 from kalshibook.feeds import EmbeddedBroker, Feed, FeedState, KafkaFeed, KafkaOptions
+from kalshibook.feeds.link import KafkaLink
 from kalshibook.feeds.quarantine import QuarantinedRecord
 from kalshibook.store import BookStore, Condition, IncidentKind, StoreWriter
 from kalshibook.wire import decode_envelope, encode_envelope
@@ -357,3 +361,91 @@ class TestSettings:
         file = tmp_path / "missing" / "rejected.ndjson"
         with pytest.raises(FeedError, match=r"rejected\.ndjson"):
             KafkaFeed(store, KafkaOptions(quarantine_file=str(file))).start()
+
+    def test_batch_records_bounds_a_batch(
+        self, broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
+    ) -> None:
+        """Readers are told after so many records at the latest."""
+        for number in range(100):
+            gatherer.snapshot(f"M{number}", 0)
+        gatherer.flush()
+        sizes: list[int] = []
+
+        def wake() -> None:
+            batch = reader.take_nowait()
+            sizes.append(0 if batch is None else len(batch.changes))
+
+        with (
+            store.changes(wake=wake) as reader,
+            KafkaFeed(store, options_for(broker, batch_records=7)) as feed,
+        ):
+            assert feed.wait_ready(TIMEOUT_S)
+
+        assert 7 == max(sizes)
+
+    def test_poll_timeout_is_how_long_timers_wait(
+        self, broker: EmbeddedBroker, store: BookStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Kafka is asked for records for just so long at a time."""
+        asked: set[float] = set()
+        real = KafkaLink.poll
+
+        def poll(link: KafkaLink, most: int, timeout_s: float) -> list[Message]:
+            asked.add(timeout_s)
+            return real(link, most, timeout_s)
+
+        monkeypatch.setattr(KafkaLink, "poll", poll)
+        with KafkaFeed(store, options_for(broker, poll_timeout_ms=7)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+
+        assert {0.007} == asked
+
+    def test_rewind_minutes_is_how_far_a_rewind_goes(
+        self, broker: EmbeddedBroker, store: BookStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The broker is asked for the records since then."""
+        asked_ms: list[int] = []
+        real = KafkaLink.offsets_at
+
+        def offsets_at(link: KafkaLink, partitions: Iterable[int], time_ms: int) -> dict[int, int]:
+            asked_ms.append(time_ms)
+            return real(link, partitions, time_ms)
+
+        monkeypatch.setattr(KafkaLink, "offsets_at", offsets_at)
+        before_ms = time.time_ns() // 1_000_000
+        with KafkaFeed(store, options_for(broker, start="rewind", rewind_minutes=7)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+        after_ms = time.time_ns() // 1_000_000
+
+        assert before_ms <= asked_ms[0] + 7 * 60_000 <= after_ms
+
+    def test_partition_refresh_is_how_often_the_topic_is_looked_at(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The client library is told, in its own unit."""
+        given: dict[str, Any] = {}
+
+        def consumer(settings: dict[str, Any]) -> Consumer:
+            given.update(settings)
+            return Consumer(settings)
+
+        monkeypatch.setattr("kalshibook.feeds.link.Consumer", consumer)
+        KafkaLink(KafkaOptions(partition_refresh_s=7)).close()
+
+        assert 7_000 == given["topic.metadata.refresh.interval.ms"]
+
+    def test_quarantine_bytes_bounds_the_quarantine(
+        self, broker: EmbeddedBroker, store: BookStore, tmp_path: Path
+    ) -> None:
+        """What would make the file larger is counted and not kept."""
+        for _ in range(5):
+            produce(broker, b"x" * 400, key="A")
+        file = tmp_path / "rejected.ndjson"
+        options = options_for(broker, quarantine_file=str(file), quarantine_bytes=1_500)
+        with KafkaFeed(store, options) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            health = feed.health()
+
+        assert 0 < health.quarantined < 5
+        assert 5 == health.quarantined + health.quarantine_lost
+        assert file.stat().st_size <= 1_500
