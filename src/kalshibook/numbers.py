@@ -8,6 +8,7 @@ magnitude cheaper than parsing.
 """
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from kalshibook.errors import WireError
@@ -19,6 +20,8 @@ __all__ = [
     "TICKS_PER_CENT",
     "format_price",
     "format_size",
+    "known_level_price",
+    "known_size_change",
     "parse_level_price",
     "parse_price",
     "parse_size",
@@ -47,6 +50,12 @@ _LEVEL_PRICES: Final = {text: tick for tick, text in enumerate(_PRICE_TEXTS) if 
 # hold every size that a thousand busy markets repeat, in about 8 MB.
 _SIZE_TABLE_LIMIT: Final = 65_536
 _sizes: dict[str, int] = {}
+
+known_level_price: Final[Callable[[object], int | None]] = _LEVEL_PRICES.get  # type: ignore[assignment]
+"""Look a level's price up as Kalshi writes it; None means that `parse_level_price` must judge."""
+
+known_size_change: Final[Callable[[object], int | None]] = _sizes.get  # type: ignore[assignment]
+"""Look up a signed size read before; None means that `parse_size_change` must read it."""
 
 
 def parse_price(text: object, path: str = "$") -> int:

@@ -1,6 +1,5 @@
 import pytest
 from hypothesis import given, strategies as st
-from pyrsistent import pvector
 
 from kalshibook.errors import VersionGone
 from kalshibook.store.cut import ConditionCounts, StoreVersion
@@ -9,7 +8,7 @@ from kalshibook.store.nested import NestedVector
 
 
 def version(number: int, applied_us: int) -> StoreVersion:
-    return StoreVersion(number, NestedVector.empty(), pvector(), applied_us, None, ConditionCounts())
+    return StoreVersion(number, NestedVector.empty(), (), applied_us, None, ConditionCounts())
 
 
 @given(st.lists(st.integers(0, 400_000), max_size=60), st.integers(0, 5_000_000))

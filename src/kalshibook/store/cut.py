@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
-from pyrsistent import PVector, pvector
 
 from kalshibook.errors import UnknownMarket
 from kalshibook.store.book import Book, TopOfBook
@@ -28,7 +27,7 @@ class StoreVersion(msgspec.Struct, frozen=True, gc=False):
 
     number: int
     books: NestedVector[Book]
-    offsets: PVector[int]
+    offsets: tuple[int, ...]
     """Next offset to consume by partition; -1 where nothing was consumed."""
     applied_us: int
     behind: str | None
@@ -36,9 +35,7 @@ class StoreVersion(msgspec.Struct, frozen=True, gc=False):
     counts: ConditionCounts
 
 
-EMPTY_VERSION = StoreVersion(
-    0, NestedVector.empty(), pvector(), 0, "no feed has caught up yet", ConditionCounts()
-)
+EMPTY_VERSION = StoreVersion(0, NestedVector.empty(), (), 0, "no feed has caught up yet", ConditionCounts())
 
 
 class Tops(msgspec.Struct, frozen=True):

@@ -8,7 +8,8 @@ persistent map would cost every look-up ten times as much and give nothing more.
 
 import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 __all__ = ["Directory"]
 
@@ -18,16 +19,14 @@ class Directory:
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
+        self.number: Final[Callable[[str], int | None]] = self._numbers.get
+        """Return a ticker's number, or None."""
         self._sorted: list[str] = []
         self._sorting = threading.Lock()
 
     def __len__(self) -> int:
         """Count the tickers."""
         return len(self._numbers)
-
-    def number(self, ticker: str) -> int | None:
-        """Return a ticker's number, or None."""
-        return self._numbers.get(ticker)
 
     def split(self, tickers: Iterable[str], count: int) -> tuple[list[int], list[str]]:
         """Return the numbers below `count` of the tickers that have one, and the other tickers."""

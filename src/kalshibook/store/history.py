@@ -25,18 +25,16 @@ class History:
         self._steps: deque[StoreVersion] = deque(maxlen=seconds * 1_000 // step_ms)
         self._step_us = step_ms * 1_000
         self._step_ends_us = 0
-        self._newest: StoreVersion | None = None
 
     def add(self, version: StoreVersion) -> None:
         """Add the newest version."""
         # What is kept of a step is its last version, so that it is the store as it was when the
         # step ended; a version is known to be the last when the next one falls into another step.
         if version.applied_us >= self._step_ends_us:
-            if self._newest is not None:
-                self._steps.append(self._newest)
+            if self._recent:
+                self._steps.append(self._recent[-1])
             self._step_ends_us = (version.applied_us // self._step_us + 1) * self._step_us
         self._recent.append(version)
-        self._newest = version
 
     def at(self, number: int) -> StoreVersion:
         """

@@ -173,10 +173,10 @@ class Ladder(msgspec.Struct, frozen=True, gc=False):
         else:
             return self
         if len(self.chunks) == 1:
-            return Ladder(step, occupied, ((*levels,),))
+            return Ladder(step, occupied, (tuple(levels),))
         chunks = [*self.chunks]
-        chunks[index] = (*levels,)
-        return Ladder(step, occupied, (*chunks,))
+        chunks[index] = tuple(levels)
+        return Ladder(step, occupied, tuple(chunks))
 
     def replaced(self, levels: Iterable[tuple[int, int]], stamps: Stamps) -> "Ladder":
         """

@@ -99,7 +99,12 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     def replaced(self, number: int, item: T) -> "NestedVector[T]":
         """Return a vector with another item at `number`, which must exist."""
-        return NestedVector(_replaced(self.root, self.shift, number, item), self.shift, self.length)
+        root, shift = self.root, self.shift
+        if not shift:
+            return NestedVector(root.set(number, item), 0, self.length)
+        index = number >> shift & _MASK
+        child = _replaced(root[index], shift - _BITS, number, item)
+        return NestedVector(root.set(index, child), shift, self.length)
 
     def appended(self, item: T) -> "NestedVector[T]":
         """Return a vector one longer."""

@@ -122,6 +122,14 @@ class Outcome(StrEnum):
     SKIPPED = "skipped"
     """An offset without a message for a store."""
 
+    # Enum's own is written in Python, and outcomes are counted once per message.
+    __hash__ = str.__hash__
+
+
+# A member of an enumeration costs a call when it is looked up by its name.
+_LIVE: Final = Condition.LIVE
+_DELTA: Final = Outcome.DELTA
+
 
 class Result(msgspec.Struct, frozen=True, gc=False):
     """A book after a message. The identical book means that nothing changed."""
@@ -207,7 +215,7 @@ def apply_delta(book: Book, event: BookDelta, arrival: Arrival, applied_us: int,
         if arrival.previous_sequence is not None and arrival.previous_sequence > last:
             detail = _loss(arrival, last)
             return _doubted(book, detail, Outcome.GAP, IncidentKind.GAP, arrival, event, applied_us, version)
-    if book.copy is not Condition.LIVE:
+    if book.copy is not _LIVE:
         return Result(_numbered(book, sequence), Outcome.WHILE_STALE)
     stamps = Stamps(
         event.exchange_us,
@@ -232,8 +240,8 @@ def apply_delta(book: Book, event: BookDelta, arrival: Arrival, applied_us: int,
         )
     if yes is book.yes and no is book.no:
         return Result(_numbered(book, sequence), Outcome.UNCHANGED)
-    changed = Book(book.market, yes, no, book.copy, None, origin, sequence, stamps, version, book.activity)
-    return Result(changed, Outcome.DELTA)
+    changed = Book(book.market, yes, no, _LIVE, None, origin, sequence, stamps, version, book.activity)
+    return Result(changed, _DELTA)
 
 
 def apply_trade(book: Book, event: Trade, version: int) -> Result:

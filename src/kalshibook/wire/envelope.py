@@ -94,8 +94,9 @@ def decode_envelope(data: bytes) -> Envelope:
     try:
         envelope: Envelope = _decoder.decode(data)
     except UNREADABLE as error:
-        envelope = _with_unknown_payload(data, error)
-    _check_version(envelope)
+        return _with_unknown_payload(data, error)
+    if envelope.version != ENVELOPE_VERSION:
+        _check_version(envelope)
     return envelope
 
 

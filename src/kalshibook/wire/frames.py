@@ -18,6 +18,8 @@ from kalshibook.numbers import (
     MAX_SIZE,
     ONE_DOLLAR,
     TICKS_PER_CENT,
+    known_level_price,
+    known_size_change,
     parse_level_price,
     parse_price,
     parse_size,
@@ -40,6 +42,7 @@ from kalshibook.wire.messages import (
     FRAME_TYPES,
     ComboLifecycleFrame,
     DeltaFrame,
+    DeltaMessage,
     EventFeeFrame,
     EventLifecycleFrame,
     EventMessage,
@@ -133,21 +136,32 @@ def read_frame(frame: Frame | Other, path: str = "$") -> WireEvent:
 
 def _read_delta(frame: DeltaFrame, path: str) -> BookDelta:
     message = frame.msg
+    ticker = message.market_ticker
+    # The tables first: a path is only made for an error, and costs as much as a whole delta.
+    price = known_level_price(message.price_dollars)
+    change = known_size_change(message.delta_fp)
+    ts_ms = message.ts_ms
+    if price is None or change is None or ts_ms is None or not ticker:
+        return _judge_delta(message, f"{path}.msg")
+    return BookDelta(ticker, message.side, price, change, ts_ms * 1_000)
+
+
+def _judge_delta(message: DeltaMessage, at: str) -> BookDelta:
     if not message.market_ticker:
-        raise WireError(f"{path}.msg.market_ticker", "the ticker is empty")
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
     if message.price_dollars is not UNSET:
-        price = parse_level_price(message.price_dollars, f"{path}.msg.price_dollars")
+        price = parse_level_price(message.price_dollars, f"{at}.price_dollars")
     elif message.price is not UNSET:
-        price = _level_cents(message.price, f"{path}.msg.price")
+        price = _level_cents(message.price, f"{at}.price")
     else:
-        raise WireError(f"{path}.msg", "neither price_dollars nor price is there: the format is not known")
+        raise WireError(at, "neither price_dollars nor price is there: the format is not known")
     if message.delta_fp is not UNSET:
-        change = parse_size_change(message.delta_fp, f"{path}.msg.delta_fp")
+        change = parse_size_change(message.delta_fp, f"{at}.delta_fp")
     elif message.delta is not UNSET:
-        change = _contracts(message.delta, f"{path}.msg.delta")
+        change = _contracts(message.delta, f"{at}.delta")
     else:
-        raise WireError(f"{path}.msg", "neither delta_fp nor delta is there: the format is not known")
-    exchange_us = _exchange_us(message.ts_ms, message.ts, f"{path}.msg.ts")
+        raise WireError(at, "neither delta_fp nor delta is there: the format is not known")
+    exchange_us = _exchange_us(message.ts_ms, message.ts, f"{at}.ts")
     return BookDelta(message.market_ticker, message.side, price, change, exchange_us)
 
 
