@@ -2,10 +2,13 @@ import json
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+import trio
 
+from kalshibook.cli import serve as serving
 from kalshibook.cli.serve import make_feed
 from kalshibook.errors import FeedError
 from kalshibook.feeds import EmbeddedBroker, KafkaFeed
@@ -115,3 +118,30 @@ def test_feeds_are_made_from_their_options() -> None:
     assert isinstance(recording, RecordingFeed)
     assert ("x", True) == (recording.options.path, recording.options.loop)
     assert isinstance(kafka, KafkaFeed)
+
+
+def test_settings_reach_store_and_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is made with its own section."""
+    paths = (
+        "store.recent_versions=7",
+        "http.max_page=7",
+        "stream.max_markets=7",
+        "server.switch_interval_us=7",
+    )
+    settings = load_settings(environ={}, arguments=[Argument.parse(path) for path in paths]).settings
+    made: dict[str, Any] = {}
+
+    def server(store: BookStore, **given: Any) -> None:
+        made.update(given, store=store)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(serving, "BookServer", server)
+    with pytest.raises(ZeroDivisionError):
+        trio.run(serving._serve, settings)
+
+    assert (settings.http, settings.stream, 7) == (
+        made["http"],
+        made["stream"],
+        made["switch_interval_us"],
+    )
+    assert 7 == made["store"]._state.history._recent.maxlen
