@@ -78,6 +78,16 @@ def _first_top(url: str | None) -> str:
 
 
 @pytest.mark.trio
+async def test_threads_take_turns_faster_while_it_serves(store: BookStore) -> None:
+    """The switch interval is the one that is set, for as long as the server runs."""
+    before = sys.getswitchinterval()
+    async with BookServer(store, http=HTTP, stream=STREAM, switch_interval_us=700):
+        assert 0.0007 == pytest.approx(sys.getswitchinterval())
+
+    assert before == sys.getswitchinterval()
+
+
+@pytest.mark.trio
 async def test_it_serves_in_a_nursery(store: BookStore, nursery: trio.Nursery) -> None:
     """`nursery.start` returns the server when both ports answer."""
     server = await nursery.start(BookServer(store, http=HTTP, stream=STREAM).run)

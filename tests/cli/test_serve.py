@@ -15,7 +15,7 @@ from kalshibook.feeds import EmbeddedBroker, KafkaFeed
 from kalshibook.feeds.publisher import Publisher
 from kalshibook.feeds.recording import RecordingFeed
 from kalshibook.settings import Argument, load_settings
-from kalshibook.store import BookStore
+from kalshibook.store import BookStore, IncidentKind
 from tests.cli.conftest import Start
 
 SNAPSHOT = (
@@ -123,7 +123,7 @@ def test_feeds_are_made_from_their_options() -> None:
 def test_settings_reach_store_and_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is made with its own section."""
     paths = (
-        "store.recent_versions=7",
+        "store.incident_capacity=7",
         "http.max_page=7",
         "stream.max_markets=7",
         "server.switch_interval_us=7",
@@ -144,4 +144,6 @@ def test_settings_reach_store_and_server(monkeypatch: pytest.MonkeyPatch) -> Non
         made["stream"],
         made["switch_interval_us"],
     )
-    assert 7 == made["store"]._state.history._recent.maxlen
+    for number in range(9):
+        made["store"].incidents.record(IncidentKind.FEED, str(number))
+    assert 7 == len(made["store"].incidents.recent())
