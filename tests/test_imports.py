@@ -36,7 +36,7 @@ MAY_USE: dict[str, set[str]] = {
 }
 
 # Parts of stream/ that talk to the network; the rest is driven by tests without a socket or a loop.
-STREAM_SHELLS = {"changes", "connection", "listener", "socket", "transport"}
+STREAM_SHELLS = {"changes", "connection", "listener", "rounds", "socket", "transport"}
 
 
 def parts() -> list[tuple[str, Path]]:

@@ -367,7 +367,7 @@ async def test_a_huge_batch_is_delivered_in_slices(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a feed catches up clients are served between parts of a batch; it arrives whole, in order."""
-    async with staged(ping_interval_s=NEVER, depth_backlog=100_000) as stage:
+    async with staged(ping_interval_s=NEVER, depth_backlog=100_000, gather_ms=0) as stage:
         stage.script.snapshot({4_000: 100}, {})
         client, other = stage.client(), stage.client()
         await client.handshake()

@@ -72,6 +72,23 @@ class Changes:
         self._pump()
         return batch
 
+    def take_waiting(self) -> list[ChangeBatch]:
+        """Return the batches that are in the channel already, in order."""
+        batches: list[ChangeBatch] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                batches.append(self._receiver.receive_nowait())
+        return batches
+
+    async def gather(self, seconds: float) -> None:
+        """Let changes gather for a while; the writer wakes nobody meanwhile."""
+        # With the flag up `wake` does nothing; what comes is found by the pump below.
+        self._poked = True
+        try:
+            await trio.sleep(seconds)
+        finally:
+            self._pump()
+
     def statistics(self) -> ChangeStatistics:
         """Return the counts so far."""
         channel = self._sender.statistics()

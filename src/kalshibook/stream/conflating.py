@@ -89,17 +89,19 @@ class ConflatingSubscription(Subscription[Latest]):
         # Before what waits: that is newer than the state that the sweep sends.
         if self._sweep is not None and not self._write_sweep(self._sweep, writer):
             return True
+        if writer.is_full:
+            return True
         pending, opening, stamp = self._pending, self._bodies.opening, writer.stamp
+        add, next_head = writer.add, self.next_head
         written = 0
         for item in pending.values():
-            if writer.is_full:
-                break
             tail = item.body.tail
             if item.merged > 1:
                 note = b'"merged":%d,"since_ms":%d,' % (item.merged, item.since_us // 1_000)
                 tail = MESSAGE_OPENING + note + tail[len(MESSAGE_OPENING) :]
-            writer.add(opening, self.next_head(stamp), tail)
             written += 1
+            if add(opening, next_head(stamp), tail):
+                break
         if written == len(pending):
             # A new dict, not clear(): the old one may have grown to the number of all markets.
             self._pending = {}

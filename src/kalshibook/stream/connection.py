@@ -23,6 +23,7 @@ import trio
 
 from kalshibook.stream.hub import Client
 from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.rounds import WriteRounds
 from kalshibook.stream.socket import BREACHES, ServerSocket, SocketClosed, WriteTimeout
 
 __all__ = ["Cause", "Connection", "End", "now_us"]
@@ -70,10 +71,14 @@ def now_us() -> int:
 class Connection:
     """Moves messages between one socket and one client of the hub until either ends."""
 
-    def __init__(self, socket: ServerSocket, client: Client, options: StreamOptions) -> None:
+    def __init__(
+        self, socket: ServerSocket, client: Client, options: StreamOptions, rounds: WriteRounds
+    ) -> None:
         self._socket = socket
         self._client = client
         self._options = options
+        self._rounds = rounds
+        self._is_idle = False
         self._pending = trio.Event()
         self._drain_by = math.inf
         self._stopping = False
@@ -94,7 +99,19 @@ class Connection:
     def stop(self) -> None:
         """Tell the client that the server goes, after the write that is under way."""
         self._stopping = True
-        self._pending.set()
+        self._wake_writer()
+
+    def write_nowait(self) -> None:
+        """Write what waits as far as the socket takes it at once; the writer task does what is left."""
+        if not self._is_idle:
+            return
+        client = self._client
+        if client.closing is None:
+            frames = client.take(self._options.write_bytes, now_us())
+            if self._socket.send_nowait(frames) and not client.is_pending:
+                self._drain_by = math.inf
+                return
+        self._wake_writer()
 
     async def _read(self) -> None:
         try:
@@ -112,7 +129,7 @@ class Connection:
         try:
             while not self._stopping:
                 frames = self._client.take(limit, now_us())
-                if frames:
+                if frames or self._socket.has_rest:
                     await self._socket.send_frames(frames)
                     if trio.current_time() > self._drain_by:
                         seconds = self._options.drain_timeout_s
@@ -124,6 +141,7 @@ class Connection:
                 else:
                     self._drain_by = math.inf
                     self._pending = trio.Event()
+                    self._is_idle = True
                     await self._pending.wait()
             self._finish(Cause.STOP, _GOING_AWAY, "the server stops")
         except WriteTimeout:
@@ -149,6 +167,11 @@ class Connection:
     def _on_pending(self) -> None:
         # Called only when nothing waited before: the backlog begins now.
         self._drain_by = trio.current_time() + self._options.drain_timeout_s
+        if not self._rounds.add(self):
+            self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        self._is_idle = False
         self._pending.set()
 
     def _finish_slow(self) -> None:

@@ -8,16 +8,21 @@ from kalshibook.stream.encode import snapshot_tail
 __all__ = ["FrameWriter", "SnapshotCache"]
 
 # RFC 6455, 5.2: FIN and opcode 1 (text), then the length in 7, 16 or 64 bits; a server does not mask.
-_SHORT: Final = tuple(bytes((0x81, length)) for length in range(126))
+_SHORT_LIMIT: Final = 126
 _MEDIUM_LIMIT: Final = 65_536
 
 
 def _frame_header(length: int) -> bytes:
-    if length < len(_SHORT):
-        return _SHORT[length]
+    if length < _SHORT_LIMIT:
+        return bytes((0x81, length))
     if length < _MEDIUM_LIMIT:
         return b"\x81\x7e" + length.to_bytes(2, "big")
     return b"\x81\x7f" + length.to_bytes(8, "big")
+
+
+# Nearly all frames are this short, and a header is looked up faster than made.
+_USUAL_LIMIT: Final = 1_024
+_USUAL: Final = tuple(_frame_header(length) for length in range(_USUAL_LIMIT))
 
 
 class SnapshotCache:
@@ -85,13 +90,14 @@ class FrameWriter:
             self._cut = self._store.cut()
         return self._cut
 
-    def add(self, opening: bytes, head: bytes, tail: bytes) -> None:
-        """Append one text frame of three pieces."""
+    def add(self, opening: bytes, head: bytes, tail: bytes) -> bool:
+        """Append one text frame of three pieces, and tell whether the limit is reached."""
         length = len(opening) + len(head) + len(tail)
-        header = _frame_header(length)
+        header = _USUAL[length] if length < _USUAL_LIMIT else _frame_header(length)
         self._parts += (header, opening, head, tail)
-        self.size += len(header) + length
+        self.size = size = self.size + len(header) + length
         self.frames += 1
+        return size >= self._limit_bytes
 
     def joined(self) -> bytes:
         """Return all frames."""

@@ -23,6 +23,7 @@ from kalshibook.stream.changes import Changes, ChangeStatistics, open_changes
 from kalshibook.stream.connection import Cause, Connection, End, now_us
 from kalshibook.stream.hub import Client, Hub, HubFull, HubStatistics
 from kalshibook.stream.options import StreamOptions
+from kalshibook.stream.rounds import WriteRounds
 from kalshibook.stream.socket import Handshake, Refusal, ServerSocket, serve_socket
 
 __all__ = ["StreamServer", "StreamStatistics"]
@@ -65,6 +66,7 @@ class StreamServer:
         self._store = store
         self._options = options or StreamOptions()
         self._hub = Hub(store, self._options)
+        self._rounds = WriteRounds()
         self._changes: Changes | None = None
         self._open: set[_Visit] = set()
         self._one_gone = trio.Event()
@@ -151,10 +153,18 @@ class StreamServer:
         return counts
 
     async def _deliver(self, changes: Changes) -> None:
-        async for batch in changes:
-            for part in _sliced(batch):
-                self._hub.deliver(part, now_us())
-                await trio.lowlevel.checkpoint()
+        pause = self._options.gather_ms / 1_000
+        async for first in changes:
+            # All that waits goes out in one round, however many batches it is.
+            for batch in (first, *changes.take_waiting()):
+                for part in _sliced(batch):
+                    self._rounds.begin()
+                    self._hub.deliver(part, now_us())
+                    if len(part.changes) >= _SLICE:
+                        await self._rounds.write()
+            await self._rounds.write()
+            if pause:
+                await changes.gather(pause)
 
     async def _stop_clients(self) -> None:
         self._stopping = True
@@ -185,7 +195,7 @@ class StreamServer:
     async def _handle(self, visit: "_Visit", socket: ServerSocket) -> None:
         assert visit.client is not None
         self._accepted += 1
-        visit.connection = Connection(socket, visit.client, self._options)
+        visit.connection = Connection(socket, visit.client, self._options, self._rounds)
         # Stands if `_stop_clients` runs out of patience: nothing else cancels a visit.
         visit.end = End(Cause.STOP, 1001, "the server stops")
         visit.end = await visit.connection.run()

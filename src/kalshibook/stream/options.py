@@ -19,6 +19,7 @@ _LEAST: Final = {
     "pong_timeout_s": 0.001,
     "max_message_bytes": 1_024,
     "write_bytes": 1,
+    "gather_ms": 0,
     "change_capacity": 1,
     "change_batches": 1,
     "max_subscriptions": 1,
@@ -82,6 +83,14 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     write_bytes: int = 65_536
     """About how much goes out in one write, in bytes; a single frame may be longer."""
+
+    gather_ms: float = 5.0
+    """
+    Pause after a round of writes, in milliseconds; 0 for none.
+
+    A change that finds the server at rest goes out at once; those that follow gather for so long and
+    share a write, which costs several times what they do.
+    """
 
     change_capacity: int = 65_536
     """Changes of the store that wait one by one; beyond it they are folded by market."""

@@ -66,6 +66,11 @@ class Client:
         self._commands = 0
 
     @property
+    def is_pending(self) -> bool:
+        """Whether something waits to be taken."""
+        return self._is_pending
+
+    @property
     def subscriptions(self) -> tuple[AnySubscription, ...]:
         """What it subscribes to."""
         return (*self._subscriptions.values(),)

@@ -123,6 +123,19 @@ class ServerSocket:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise self._failure() from None
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether `send_nowait` left something; it goes out with the next `send_frames`."""
+        return self._transport.has_rest
+
+    def send_nowait(self, frames: bytes) -> bool:
+        """
+        Write whole server frames as far as the socket takes them at once, and tell whether that was all.
+
+        Where it was not, or the socket is closed, `send_frames` goes on, and raises.
+        """
+        return self._transport.send_nowait(frames)
+
     async def ping(self, payload: bytes) -> None:
         """
         Send a ping and wait for its pong, without a time limit.

@@ -47,6 +47,8 @@ class Subscription(ABC, Generic[I]):
         self.is_waiting = False
         """Whether the owner knows that there is something to write; the owner clears it."""
         self._routes = routes
+        self._is_sequenced = channel.sequenced
+        self._head = b',"sid":%d,"seq":' % sid if channel.sequenced else b',"sid":%d' % sid
         self._seq = 0
         self._second = 0
         self._commands = 0
@@ -58,10 +60,10 @@ class Subscription(ABC, Generic[I]):
 
     def next_head(self, stamp: bytes) -> bytes:
         """Return the head of the next frame, which takes a number where the channel has numbers."""
-        if not self.channel.sequenced:
-            return b',"sid":%d%b' % (self.sid, stamp)
+        if not self._is_sequenced:
+            return self._head + stamp
         self._seq += 1
-        return b',"sid":%d,"seq":%d%b' % (self.sid, self._seq, stamp)
+        return b"%b%d%b" % (self._head, self._seq, stamp)
 
     def count_command(self, now_us: int) -> int:
         """Count a command that names this subscription; return how many this second has seen."""

@@ -1,5 +1,6 @@
 """The stream under a WebSocket: a frame is never torn by another, and every write has a deadline."""
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, final
@@ -28,6 +29,8 @@ class Transport(trio.abc.Stream):
         self._options = options
         self._lock = trio.StrictFIFOLock()
         self._close_sent = False
+        self._rest = b""
+        self._socket = stream.socket if isinstance(stream, trio.SocketStream) else None
         self.agreed = False
         """The other side spoke WebSocket: its handshake was read."""
         self.farewell: Callable[[], bytes] = bytes
@@ -66,7 +69,38 @@ class Transport(trio.abc.Stream):
         finally:
             self._lock.release()
 
+    @property
+    def has_rest(self) -> bool:
+        """Whether `send_nowait` left bytes, which precede whatever is written next."""
+        return bool(self._rest)
+
+    def send_nowait(self, frames: bytes) -> bool:
+        """
+        Write whole data frames as far as the socket takes them at once.
+
+        A write that does not wait needs no task, no deadline and no round of the scheduler.
+
+        Returns:
+            Whether all was taken. What was not is kept: write on with `send_frames`, of nothing at least.
+        """
+        if self._close_sent:
+            return False
+        if self._rest or self._socket is None or self._lock.locked():
+            self._rest += frames
+            return False
+        try:
+            # Trio's sockets never block. Asked each time: the number of a closed socket is -1, and
+            # may by now be another client's.
+            taken = os.write(self._socket.fileno(), frames)
+        except OSError:
+            # Full, or broken: the next `send_frames` waits, or fails and says why.
+            taken = 0
+        self._rest = frames[taken:]
+        return not self._rest
+
     async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._rest:
+            data, self._rest = self._rest + data, b""
         written = False
         try:
             with trio.move_on_after(self._options.send_timeout_s) as scope:
