@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kalshibook.store import Book, BookStore, Condition, MarketStatus
-from kalshibook.wire import PriceRange
+from kalshibook.wire import BookDelta, BookSnapshot, PriceRange
 from tests.store.builders import TICKER, Script, levels, lifecycle, ticker_message, trade
 
 YES = {3_800: 12_000, 4_000: 7_550}
@@ -254,6 +254,62 @@ def test_the_last_messages_of_an_old_connection_are_dropped(store: BookStore, sc
     assert Condition.LIVE is book_of(store).condition
 
 
+def test_a_clock_that_was_set_back_hides_no_new_connection(store: BookStore, script: Script) -> None:
+    """What the exchange sent later is new, though the gatherer's clock says that it came before."""
+    script.apply(BookSnapshot(TICKER, ((4_000, 5),), (), 1_000_000), received_us=1_000_500)
+
+    assert "snapshot" == script.apply(
+        BookSnapshot(TICKER, ((4_100, 6),), (), 3_000_000),
+        connection="c2",
+        sequence=1,
+        previous_sequence=0,
+        received_us=500,
+    )
+    assert {4_100: 6} == levels(book_of(store).yes)
+
+    delta = BookDelta(TICKER, "yes", 4_100, 1, 5_000_000)
+    assert "unanchored" == script.apply(delta, connection="c3", sequence=2, received_us=400)
+    assert Condition.STALE is book_of(store).condition
+
+
+def test_a_producer_without_connections_reuses_its_numbers(store: BookStore, script: Script) -> None:
+    """Where no connection is named, a snapshot with the same number that came later is another one."""
+    script.snapshot(YES, NO, sequence=7, connection=None, previous_sequence=None, received_us=1_000)
+
+    assert "duplicate" == script.snapshot(
+        {100: 1}, {}, sequence=7, connection=None, previous_sequence=None, received_us=1_000
+    )
+    assert "snapshot" == script.snapshot(
+        {100: 1}, {}, sequence=7, connection=None, previous_sequence=None, received_us=9_000
+    )
+    assert {100: 1} == levels(book_of(store).yes)
+
+
+def test_another_connections_number_is_not_taken_for_the_books_own(store: BookStore, script: Script) -> None:
+    """A change without its snapshot leaves the number alone, so that the book's own snapshot can heal it."""
+    script.snapshot(YES, NO, sequence=5)
+
+    assert "unanchored" == script.delta("yes", 4_000, 1, connection="c2", sequence=9, previous_sequence=0)
+    assert "snapshot" == script.snapshot({100: 1}, {}, sequence=9, previous_sequence=5)
+    assert "healed" == store.incidents.recent(1)[0].kind
+
+
+def test_a_market_that_changes_its_partition(store: BookStore, script: Script) -> None:
+    """Partitions are read in no order: only a previous number proves that nothing is missing between them."""
+    script.snapshot(YES, NO, sequence=1)
+
+    assert "delta" == script.delta("yes", 4_000, 1, sequence=2, previous_sequence=1, partition=3)
+    with store.writer() as writer:
+        writer.doubt_all("retention overtook the consumer", partition=0)
+    assert Condition.LIVE is book_of(store).condition
+    assert "unanchored" == script.delta("yes", 4_000, 1, sequence=4, previous_sequence=None, partition=0)
+    assert Condition.STALE is book_of(store).condition
+    script.snapshot(YES, NO, sequence=6, partition=5)
+    with store.writer() as writer:
+        writer.doubt_all("retention overtook the consumer", partition=5)
+    assert Condition.STALE is book_of(store).condition
+
+
 def test_books_of_two_gatherers_never_mix(store: BookStore, script: Script) -> None:
     """A live book follows one source; another one takes over only at a snapshot when the book is in doubt."""
     script.snapshot(YES, NO)
@@ -349,6 +405,17 @@ def test_lifecycle_moves_the_status_and_keeps_absent_fields(store: BookStore, sc
     assert (market.status, market.result, market.settlement_value) == (MarketStatus.FINALIZED, "no", 0)
     assert ("Frogs", "KXFROG-26DEC01", bands) == (market.title, market.event_ticker, market.price_ranges)
     assert levels(book_of(store).yes) == YES
+
+
+def test_a_determination_told_by_two_gatherers_is_one(store: BookStore, script: Script) -> None:
+    """The same result again amends nothing; another one does."""
+    script.snapshot(YES, NO)
+    for source in ("g1", "g2"):
+        script.apply(lifecycle("determined", result="yes", settlement_value=10_000), source=source)
+    assert MarketStatus.DETERMINED is book_of(store).market.status
+
+    script.apply(lifecycle("determined", result="no", settlement_value=0))
+    assert MarketStatus.AMENDED is book_of(store).market.status
 
 
 def test_a_price_off_the_known_grid_is_kept_and_counted(store: BookStore, script: Script) -> None:

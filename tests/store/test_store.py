@@ -178,6 +178,23 @@ def test_a_close_time_that_moves_closes_at_the_new_time_only(store: BookStore, s
     assert [active, closed, active, closed] == statuses
 
 
+def test_what_was_said_before_the_close_does_not_undo_it(store: BookStore, script: Script) -> None:
+    """An activation that is read late closes again at the next tick; one said after the close does not."""
+    script.snapshot({100: 1}, {})
+    script.apply(lifecycle("created", open_us=10, close_us=1_000))
+    with store.writer() as writer:
+        writer.tick(2_000)
+    script.apply(lifecycle("activated", exchange_us=900))
+    with store.writer() as writer:
+        writer.tick(2_000)
+    assert MarketStatus.CLOSED is store.cut()[TICKER].market.status
+
+    script.apply(lifecycle("activated", exchange_us=1_900))
+    with store.writer() as writer:
+        writer.tick(2_000)
+    assert MarketStatus.ACTIVE is store.cut()[TICKER].market.status
+
+
 def test_a_reopened_market_is_as_trustworthy_as_it_was(store: BookStore, script: Script) -> None:
     """A closed market's copy goes on being kept, so that reopening shows it as it is."""
     script.snapshot({100: 1}, {})

@@ -61,6 +61,8 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     connection: str | None
     """None when the producer does not say."""
     sid: int | None
+    partition: int
+    """The partition by which its records come."""
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):

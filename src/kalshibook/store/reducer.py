@@ -130,6 +130,10 @@ class Outcome(StrEnum):
 _LIVE: Final = Condition.LIVE
 _DELTA: Final = Outcome.DELTA
 
+# The exchange stamps snapshots when it sends them and changes when they happen: by so much they may
+# stand in the wrong order.
+_CLEARLY_LATER_US: Final = 250_000
+
 
 class Result(msgspec.Struct, frozen=True, gc=False):
     """A book after a message. The identical book means that nothing changed."""
@@ -155,16 +159,20 @@ def apply_snapshot(
             detail = f"from {origin.source!r} to {arrival.source!r}"
         elif _same_subscription(origin, arrival):
             if sequence is not None and book.sequence is not None and sequence <= book.sequence:
-                if sequence == book.sequence:
+                # A producer that names no connections reuses sid and numbers after a reconnect, and the
+                # markets of a subscription then get their snapshots with the same numbers again.
+                if sequence == book.sequence and (
+                    arrival.connection is not None or _is_replay(arrival, event.exchange_us, book)
+                ):
                     return Result(book, Outcome.DUPLICATE)
-                if _is_replay(arrival, book):
+                if _is_replay(arrival, event.exchange_us, book):
                     return Result(book, Outcome.REPLAYED)
                 incident = IncidentKind.RESET
                 detail = f"number {sequence} after {book.sequence}; this snapshot is the new base"
             elif _proves_loss(arrival, book.sequence):
                 incident = IncidentKind.GAP
                 detail = _loss(arrival, book.sequence) + "; this snapshot repairs it"
-        elif _is_earlier(arrival, book):
+        elif _is_earlier(arrival, event.exchange_us, book):
             return Result(book, Outcome.REPLAYED)
     if book.copy is Condition.STALE and incident is None:
         incident, detail = IncidentKind.HEALED, f"was stale: {book.stale_reason}"
@@ -195,18 +203,31 @@ def apply_delta(book: Book, event: BookDelta, arrival: Arrival, applied_us: int,
     sequence, last = arrival.sequence, book.sequence
     if origin.source != arrival.source:
         return Result(book, Outcome.FOREIGN)
-    if origin.connection != arrival.connection or origin.sid != arrival.sid:
-        if _is_earlier(arrival, book):
+    if (
+        origin.connection != arrival.connection
+        or origin.sid != arrival.sid
+        or origin.partition != arrival.partition
+    ):
+        if _is_earlier(arrival, event.exchange_us, book):
             return Result(book, Outcome.REPLAYED)
-        detail = f"a change on connection {arrival.connection!r} sid {arrival.sid} before its snapshot"
-        return _doubted(
-            book, detail, Outcome.UNANCHORED, IncidentKind.UNANCHORED, arrival, event, applied_us, version
-        )
+        if not _same_subscription(origin, arrival) or arrival.previous_sequence is None:
+            detail = (
+                f"a change on connection {arrival.connection!r} sid {arrival.sid}"
+                f" partition {arrival.partition} before its snapshot"
+            )
+            # It counts on another subscription than the book's, so its number is not noted.
+            arrival = msgspec.structs.replace(arrival, sequence=None)
+            return _doubted(
+                book, detail, Outcome.UNANCHORED, IncidentKind.UNANCHORED, arrival, event, applied_us, version
+            )
+        # Partitions were added, and keys moved. Partitions are read side by side, in no order: only
+        # the previous number, judged below, tells that nothing still waits in the old one.
+        origin = _origin(book, arrival)
     if sequence is not None and last is not None:
         if sequence <= last:
             if sequence == last:
                 return Result(book, Outcome.DUPLICATE)
-            if _is_replay(arrival, book):
+            if _is_replay(arrival, event.exchange_us, book):
                 return Result(book, Outcome.REPLAYED)
             detail = f"number {sequence} after {last} on a live subscription"
             return _doubted(
@@ -296,7 +317,7 @@ def apply_lifecycle(book: Book, event: MarketLifecycle, version: int) -> Result:
     market = book.market
     status = market.status
     step = _STATUS_EVENTS.get(event.event_type)
-    if step is not None:
+    if step is not None and not _is_told_again(event, market):
         status = STATUSES[status][step]
     fresh = Market(
         market.ticker,
@@ -313,6 +334,16 @@ def apply_lifecycle(book: Book, event: MarketLifecycle, version: int) -> Result:
     if fresh == market:
         return Result(book, Outcome.LIFECYCLE)
     return Result(msgspec.structs.replace(book, market=fresh, version=version), Outcome.LIFECYCLE)
+
+
+def _is_told_again(event: MarketLifecycle, market: Market) -> bool:
+    # Several gatherers see each message, and lifecycle messages have no id; a second determination
+    # amends the first only when it says something else.
+    return (
+        event.event_type == "determined"
+        and market.status is MarketStatus.DETERMINED
+        and (event.result, event.settlement_value) == (market.result, market.settlement_value)
+    )
 
 
 def move_status(book: Book, step: StatusEvent, version: int) -> Book:
@@ -373,9 +404,14 @@ def _numbered(book: Book, sequence: int | None) -> Book:
 
 def _origin(book: Book, arrival: Arrival) -> Origin:
     held = book.origin
-    if held is not None and held.source == arrival.source and _same_subscription(held, arrival):
+    if (
+        held is not None
+        and held.source == arrival.source
+        and held.partition == arrival.partition
+        and _same_subscription(held, arrival)
+    ):
         return held
-    return Origin(arrival.source, arrival.connection, arrival.sid)
+    return Origin(arrival.source, arrival.connection, arrival.sid, arrival.partition)
 
 
 def _same_subscription(origin: Origin, arrival: Arrival) -> bool:
@@ -392,7 +428,7 @@ def _loss(arrival: Arrival, last: int | None) -> str:
     )
 
 
-def _is_replay(arrival: Arrival, book: Book) -> bool:
+def _is_replay(arrival: Arrival, exchange_us: int | None, book: Book) -> bool:
     """
     Tell whether a smaller number is an old message come again rather than a counter that was reset.
 
@@ -403,13 +439,28 @@ def _is_replay(arrival: Arrival, book: Book) -> bool:
     if sequence is not None and previous is not None and previous > sequence:
         return False
     held = book.stamps.received_us if book.stamps is not None else None
-    return arrival.received_us is not None and held is not None and arrival.received_us <= held
+    if arrival.received_us is None or held is None or arrival.received_us > held:
+        return False
+    return arrival.connection is not None or not _is_clearly_later(exchange_us, book)
 
 
-def _is_earlier(arrival: Arrival, book: Book) -> bool:
+def _is_earlier(arrival: Arrival, exchange_us: int | None, book: Book) -> bool:
     """Tell whether a message is known to have been received before the book's last one."""
     held = book.stamps.received_us if book.stamps is not None else None
-    return arrival.received_us is not None and held is not None and arrival.received_us < held
+    if arrival.received_us is None or held is None or arrival.received_us >= held:
+        return False
+    return not _is_clearly_later(exchange_us, book)
+
+
+def _is_clearly_later(exchange_us: int | None, book: Book) -> bool:
+    """
+    Tell whether the exchange's clock went on since the book's last message, whatever the gatherer's says.
+
+    A gatherer whose clock was set back receives new messages "before" old ones; taken for replays,
+    they would leave the book as it was, and live.
+    """
+    held = book.stamps.exchange_us if book.stamps is not None else None
+    return exchange_us is not None and held is not None and exchange_us > held + _CLEARLY_LATER_US
 
 
 def _is_older(exchange_us: int | None, activity: Activity) -> bool:

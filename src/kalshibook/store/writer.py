@@ -56,7 +56,6 @@ class StoreWriter:
         self._state = state
         self._number = state.directory.number
         self._notices: list[Notice] = []
-        self._partitions: list[int] = []
         self._due: list[tuple[int, int, StatusEvent]] = []
         self._trades: dict[str, None] = {}
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
@@ -82,7 +81,7 @@ class StoreWriter:
         current = self._state.version
         number = self._number(ticker)
         if number is None:
-            current, number = self._admitted(current, ticker, arrival.partition)
+            current, number = self._admitted(current, ticker)
         book = current.books[number]
         # Never backwards, whatever the clock does: the history is searched by this time.
         applied_us = time_ns() // 1_000
@@ -154,8 +153,8 @@ class StoreWriter:
         self._doubt(
             (
                 number
-                for number, home in enumerate(self._partitions)
-                if partition is None or home == partition
+                for number, book in enumerate(self._state.version.books)
+                if book.origin is not None and partition in {None, book.origin.partition}
             ),
             reason,
         )
@@ -225,7 +224,7 @@ class StoreWriter:
             return apply_ticker(book, event, version)
         assert isinstance(event, MarketLifecycle)
         result = apply_lifecycle(book, event, version)
-        self._plan(book, result.book)
+        self._plan(book, result.book, event.exchange_us)
         return result
 
     def _publish(
@@ -270,11 +269,10 @@ class StoreWriter:
         self._publish_offset(current, arrival.partition, arrival.offset + 1, self._now_us(current))
         return outcome
 
-    def _admitted(self, current: StoreVersion, ticker: str, partition: int) -> tuple[StoreVersion, int]:
+    def _admitted(self, current: StoreVersion, ticker: str) -> tuple[StoreVersion, int]:
         # The new book becomes visible with the version that its first message makes. Its number is
         # in the shared directory before that, which no reader minds: no version is that long yet.
         number = self._state.directory.add(ticker)
-        self._partitions.append(partition)
         counts = msgspec.structs.replace(current.counts, awaiting=current.counts.awaiting + 1)
         books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
         return msgspec.structs.replace(current, books=books, counts=counts), number
@@ -299,11 +297,16 @@ class StoreWriter:
             if self._state.readers:
                 self._notices.extend(changes)
 
-    def _plan(self, old: Book, new: Book) -> None:
+    def _plan(self, old: Book, new: Book, said_us: int | None) -> None:
         market = new.market
         if market.open_us is not None and market.open_us != old.market.open_us:
             heapq.heappush(self._due, (market.open_us, market.number, StatusEvent.OPENS))
-        if market.close_us is not None and market.close_us != old.market.close_us:
+        if market.close_us is None:
+            return
+        # What was said before the close and read after it must not keep the market open for ever.
+        reopened = old.condition is Condition.CLOSED and new.condition is not Condition.CLOSED
+        is_late = said_us is not None and said_us < market.close_us
+        if (reopened and is_late) or market.close_us != old.market.close_us:
             heapq.heappush(self._due, (market.close_us, market.number, StatusEvent.CLOSES))
 
     def _check_grid(self, book: Book, event: BookDelta) -> None:
