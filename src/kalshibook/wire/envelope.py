@@ -79,9 +79,11 @@ class EnvelopeHead(_Header, frozen=True, gc=False, kw_only=True, rename="camel")
     payload: msgspec.Raw
 
 
-_decoder = msgspec.json.Decoder(_KnownEnvelope)
+typed_decoder: Final = msgspec.json.Decoder(_KnownEnvelope)
+"""Decodes envelopes of known frames, and judges nothing."""
 _head_decoder = msgspec.json.Decoder(EnvelopeHead)
 _encoder = msgspec.json.Encoder()
+_decode: Final = typed_decoder.decode
 
 
 def decode_envelope(data: bytes) -> Envelope:
@@ -92,7 +94,7 @@ def decode_envelope(data: bytes) -> Envelope:
         WireError: not an envelope of version 1, or its frame does not fit, with the field's path.
     """
     try:
-        envelope: Envelope = _decoder.decode(data)
+        envelope: Envelope = _decode(data)
     except UNREADABLE as error:
         return _with_unknown_payload(data, error)
     if envelope.version != ENVELOPE_VERSION:
