@@ -13,6 +13,19 @@ KalshiBookError
 └── StoreError          the store is used against its rules: a bug in the caller
 """
 
+__all__ = [
+    "FeedError",
+    "KalshiBookError",
+    "NotReady",
+    "ReadError",
+    "SettingsError",
+    "Stale",
+    "StoreError",
+    "UnknownMarket",
+    "VersionGone",
+    "WireError",
+]
+
 # What was found is quoted; it may be a megabyte, and a log or an incident list keeps it.
 _REASON_LIMIT = 300
 

@@ -17,7 +17,14 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from kalshibook.errors import FeedError
 from kalshibook.feeds.options import KafkaOptions
 
-__all__ = ["FileQuarantine", "NoQuarantine", "Quarantine", "QuarantinedRecord", "TopicQuarantine"]
+__all__ = [
+    "FileQuarantine",
+    "NoQuarantine",
+    "Quarantine",
+    "QuarantinedRecord",
+    "TopicQuarantine",
+    "open_quarantine",
+]
 
 _FLUSH_S: Final = 0.3
 """What a stop waits for a quarantine topic."""

@@ -19,7 +19,7 @@ from kalshibook.http.fragments import levels_best_first
 from kalshibook.http.queries import KalshiBookQuery, KalshiBooksQuery, read_query
 from kalshibook.store import Book, Condition, Ladder
 
-__all__ = ["kalshi_blueprint"]
+__all__ = ["OrderbookAnswer", "OrderbookFp", "OrderbooksAnswer", "TickerOrderbook", "kalshi_blueprint"]
 
 _OMITTED_HEADER_LENGTH = 4_000
 

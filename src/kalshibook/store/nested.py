@@ -14,7 +14,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 from pyrsistent import PVector, pvector
 
-__all__ = ["HAS_C_VECTOR", "NestedVector"]
+__all__ = ["HAS_C_VECTOR", "NestedVector", "warn_without_c_vector"]
 
 T = TypeVar("T")
 

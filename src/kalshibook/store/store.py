@@ -18,7 +18,7 @@ from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition
 from kalshibook.store.writer import StoreWriter
 
-__all__ = ["BookStore", "StoreStatistics"]
+__all__ = ["BookStore", "StoreStatistics", "WriterLease", "require_offsets"]
 
 
 class StoreStatistics(msgspec.Struct, frozen=True):

@@ -26,7 +26,7 @@ from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.rounds import WriteRounds
 from kalshibook.stream.socket import Handshake, Refusal, ServerSocket, serve_socket
 
-__all__ = ["StreamServer", "StreamStatistics"]
+__all__ = ["StreamServer", "StreamStatistics", "refuse"]
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from kalshibook.stream.shared import Body, Shared
 from kalshibook.stream.subscription import AnySubscription
 from kalshibook.wire import BookDelta, BookSnapshot, EventFrame, MarketLifecycle, Trade
 
-__all__ = ["Publisher"]
+__all__ = ["Publisher", "depth_item", "is_ticker_news", "is_top_news"]
 
 _COMBO_PREFIX: Final = "KXMVE"
 _TRADE_OPENING: Final = notice_opening("trade")
