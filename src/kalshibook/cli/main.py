@@ -14,7 +14,7 @@ try:
 except ModuleNotFoundError:  # the core comes without a command line, but its script is installed
     sys.exit("kalshibook: the command line is not installed; pip install 'kalshibook-live[cli]'")
 
-__all__ = ["app", "main"]
+__all__ = ["Application", "app", "main"]
 
 INTERRUPTED: Final = 130
 """Exit code after Ctrl-C where there was nothing to finish, as shells have it."""

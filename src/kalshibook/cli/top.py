@@ -14,7 +14,7 @@ from kalshibook.cli.tables import TopLine, plain_line, tops_table
 from kalshibook.http.answers import TickTopRow, TopsAnswer
 from kalshibook.settings import Loaded
 
-__all__ = ["top"]
+__all__ = ["age_text", "top"]
 
 _TIMEOUT_S: Final = 10.0
 
