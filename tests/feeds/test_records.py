@@ -88,3 +88,18 @@ def test_nothing_but_events_is_no_sign_of_life() -> None:
 
     assert intake.last_record_us is None
     assert 0 == store.cut().version
+
+
+def test_an_unreadable_record_is_judged_by_its_channel() -> None:
+    """A ticker that cannot be read leaves its book live; a change, and what tells no channel, does not."""
+    store = BookStore()
+    with store.writer() as writer:
+        intake = RecordIntake("t", writer, NoQuarantine())
+        for offset, (ticker, channel) in enumerate((("A", "ticker"), ("B", "orderbook_delta"), ("C", ""))):
+            value = f'{{"marketTicker":"{ticker}","channel":"{channel}","payload":{{}}}}'.encode()
+            spoilt = Message(topic="t", partition=0, offset=9, key=b"?", value=value, timestamp=(0, 0))
+            intake.take([record(ticker, offset=offset), spoilt], 8_000_000)
+
+    assert {"A": "live", "B": "stale", "C": "stale"} == {
+        ticker: book.condition for ticker, book in store.cut().items()
+    }

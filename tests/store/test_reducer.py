@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from kalshibook.store import Book, BookStore, Condition, MarketStatus
-from kalshibook.wire import BookDelta, BookSnapshot, PriceRange
+from kalshibook.wire import BookDelta, BookSnapshot, Other, PriceRange
 from tests.store.builders import TICKER, Script, levels, lifecycle, ticker_message, trade
 
 YES = {3_800: 12_000, 4_000: 7_550}
@@ -323,6 +323,50 @@ def test_books_of_two_gatherers_never_mix(store: BookStore, script: Script) -> N
     assert script.snapshot({100: 1}, {}, source="g2") == "snapshot"
     assert levels(book_of(store).yes) == {100: 1}
     assert store.incidents.recent(1)[0].kind == "source_changed"
+
+
+def test_a_gatherer_that_fell_silent_is_not_trusted_for_ever(store: BookStore, script: Script) -> None:
+    """What another gatherer tells and the followed one does not for seconds is a loss; it takes over."""
+    second = 1_000_000
+    script.apply(BookSnapshot(TICKER, ((4_000, 5),), (), 10 * second))
+
+    def tells(source: str, at_s: int, number: int, change: int = 1) -> str:
+        event = BookDelta(TICKER, "yes", 4_000, change, at_s * second)
+        received_us = at_s * second + 7
+        return script.apply(
+            event, source=source, received_us=received_us, sequence=number, previous_sequence=None
+        )
+
+    assert "foreign" == tells("g2", 11, 2)
+    assert "delta" == tells("g1", 11, 3)
+    assert ["foreign", "foreign", "foreign"] == [tells("g2", at_s, at_s) for at_s in (5, 100, 104)]
+    assert "delta" == tells("g1", 104, 4)
+    assert ["foreign", "foreign"] == [tells("g2", 200, 200, change=0), tells("g2", 300, 300)]
+    assert "foreign" == tells("g3", 310, 310)
+    assert Condition.LIVE is book_of(store).condition
+    assert "gap" == tells("g2", 306, 306)
+
+    book = book_of(store)
+    assert Condition.STALE is book.condition
+    assert "'g2' tells changes that 'g1' has not told for 6000 ms" in (book.stale_reason or "")
+    assert "snapshot" == script.snapshot({100: 1}, {}, source="g2")
+    assert Condition.LIVE is book_of(store).condition
+    assert "source_changed" == store.incidents.recent(1)[0].kind
+
+
+def test_a_number_of_an_unknown_type_is_no_gap(store: BookStore, script: Script) -> None:
+    """The exchange may send something new on a book's subscription; its number counts, and hides no loss."""
+    script.snapshot(YES, NO, sequence=5)
+    with store.writer() as writer:
+        writer.apply(Other("novelty", TICKER), script.arrival(TICKER, sequence=6, previous_sequence=5))
+        writer.apply(
+            Other("novelty", TICKER), script.arrival(TICKER, sid=8, sequence=99, previous_sequence=0)
+        )
+
+    assert "delta" == script.delta("yes", 4_000, 1, sequence=7, previous_sequence=6)
+    with store.writer() as writer:
+        writer.apply(Other("novelty", TICKER), script.arrival(TICKER, sequence=9, previous_sequence=8))
+    assert "gap" == script.delta("yes", 4_000, 1, sequence=10, previous_sequence=9)
 
 
 def test_a_crossed_snapshot_is_kept_but_not_trusted(store: BookStore, script: Script) -> None:

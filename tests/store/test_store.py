@@ -120,6 +120,20 @@ def test_an_unreadable_record_turns_its_market_stale(store: BookStore, script: S
     assert (cut.counts.live, cut.counts.stale) == (1, 1)
 
 
+@pytest.mark.parametrize("channel", ["trade", "ticker"])
+def test_an_unreadable_record_beside_the_book_leaves_it_live(
+    store: BookStore, script: Script, channel: str
+) -> None:
+    """A trade or a ticker that cannot be read is counted; the book has lost nothing."""
+    script.snapshot({100: 1}, {})
+    with store.writer() as writer:
+        writer.reject(WireError("$.payload", "odd"), script.arrival(TICKER), TICKER, channel=channel)
+
+    assert Condition.LIVE is store.cut()[TICKER].condition
+    assert (1, 1) == (store.statistics().outcomes["rejected"], store.incidents.counts()["rejected"])
+    assert store.cut().reaches({0: 1})
+
+
 def test_a_feed_can_doubt_one_partition_or_all(store: BookStore, script: Script) -> None:
     """After a loss of a whole partition its books are stale in one version, and only they."""
     script.snapshot({100: 1}, {}, ticker="A", partition=0)

@@ -174,7 +174,7 @@ def test_payload_of_an_unknown_type() -> None:
     """It is counted by its type, with the envelope's facts intact."""
     envelope = decode_envelope(encoded(b'{"type":"orderbook_l3","sid":7,"seq":9,"msg":{"x":[1,{}]}}'))
 
-    assert Other("orderbook_l3") == envelope.payload == read_frame(envelope.payload)
+    assert Other("orderbook_l3", "KXFROG-26DEC01-T40") == envelope.payload == read_frame(envelope.payload)
     assert (4, "g1", 1_795_348_800_027_123) == (envelope.sequence, envelope.source, envelope.received_us)
 
 

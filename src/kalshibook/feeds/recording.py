@@ -271,7 +271,8 @@ class RecordingFeed:
             event = read_frame(decoded)
         except WireError as error:
             self._rejected += 1
-            writer.reject(error, arrival, _ticker(frame.frame))
+            hint = _hint(frame.frame)
+            writer.reject(error, arrival, hint.msg.market_ticker or None, channel=hint.type)
         else:
             sid, sequence = getattr(decoded, "sid", None), getattr(decoded, "seq", None)
             writer.apply(event, msgspec.structs.replace(arrival, sid=sid, sequence=sequence))
@@ -285,23 +286,27 @@ class RecordingFeed:
         self._now = (state, reason, _now_us())
 
 
-class _Subject(msgspec.Struct, gc=False):
+class _Subject(msgspec.Struct, frozen=True, gc=False):
     market_ticker: str = ""
 
 
 class _Hint(msgspec.Struct, gc=False):
-    msg: _Subject
+    type: str = ""
+    msg: _Subject = _Subject()
+
+
+_NO_HINT: Final = _Hint()
 
 
 _hint_decoder: Final = msgspec.json.Decoder(_Hint)
 
 
-def _ticker(frame: bytes) -> str | None:
-    """Return the market that an unreadable frame is about, as far as it tells."""
+def _hint(frame: bytes) -> _Hint:
+    """Return what an unreadable frame is about, as far as it tells."""
     try:
-        return _hint_decoder.decode(frame).msg.market_ticker or None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
+        return _hint_decoder.decode(frame)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _NO_HINT
 
 
 def _now_us() -> int:

@@ -23,6 +23,10 @@ _log = logging.getLogger(__name__)
 
 class _Hint(msgspec.Struct, gc=False, rename="camel"):
     market_ticker: str = ""
+    channel: str = ""
+
+
+_NO_HINT: Final = _Hint()
 
 
 _hint_decoder: Final = msgspec.json.Decoder(_Hint)
@@ -116,7 +120,9 @@ class RecordIntake:
         offset: int = message.offset()  # type: ignore[assignment]
         key = message.key()
         arrival = Arrival("", None, None, None, None, None, None, kafka_us, consumed_us, partition, offset)
-        self._writer.reject(error, arrival, _ticker(value, key))
+        hint = _hint(value)
+        ticker = hint.market_ticker or (key or b"").decode(errors="replace")
+        self._writer.reject(error, arrival, ticker or None, channel=hint.channel or None)
         self._quarantine.put(
             QuarantinedRecord.of(
                 value,
@@ -130,10 +136,9 @@ class RecordIntake:
         )
 
 
-def _ticker(value: bytes, key: bytes | None) -> str | None:
-    """Return the market that an unreadable record is about, as far as its envelope or its key tells."""
+def _hint(value: bytes) -> _Hint:
+    """Return what the envelope of an unreadable record tells, as far as it can be read."""
     try:
-        ticker = _hint_decoder.decode(value).market_ticker
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        ticker = ""
-    return ticker or (key or b"").decode(errors="replace") or None
+        return _hint_decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return _NO_HINT

@@ -31,6 +31,7 @@ __all__ = [
     "doubt",
     "is_on_grid",
     "move_status",
+    "numbered",
 ]
 
 
@@ -355,6 +356,20 @@ def move_status(book: Book, step: StatusEvent, version: int) -> Book:
     return msgspec.structs.replace(
         book, market=msgspec.structs.replace(market, status=status), version=version
     )
+
+
+def numbered(book: Book, arrival: Arrival) -> Book:
+    """
+    Note the number of a message that says nothing of the book: the one after it will name it.
+
+    Where a loss before it shows, nothing is noted, so that the next change shows the loss too.
+    """
+    origin, sequence, last = book.origin, arrival.sequence, book.sequence
+    if origin is None or origin.source != arrival.source or not _same_subscription(origin, arrival):
+        return book
+    if sequence is None or last is None or sequence < last or _proves_loss(arrival, last):
+        return book
+    return _numbered(book, sequence)
 
 
 def doubt(book: Book, reason: str, stamps: Stamps | None, version: int) -> Book:

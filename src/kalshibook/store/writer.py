@@ -25,7 +25,9 @@ from kalshibook.store.reducer import (
     doubt,
     is_on_grid,
     move_status,
+    numbered,
 )
+from kalshibook.store.rivals import Rivals
 from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition, StatusEvent
 from kalshibook.wire import (
@@ -47,6 +49,10 @@ _TRADES_REMEMBERED: Final = 131_072
 
 # A member of an enumeration costs a call when it is looked up by its name.
 _DUPLICATE: Final = Outcome.DUPLICATE
+_FOREIGN: Final = Outcome.FOREIGN
+
+_BESIDE_BOOKS: Final = frozenset({"trade", "ticker"})
+"""Channels whose messages change no book, read or not."""
 
 
 class StoreWriter:
@@ -58,6 +64,7 @@ class StoreWriter:
         self._notices: list[Notice] = []
         self._due: list[tuple[int, int, StatusEvent]] = []
         self._trades: dict[str, None] = {}
+        self._rivals = Rivals()
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """How many messages ended how."""
         self.off_grid = 0
@@ -91,6 +98,8 @@ class StoreWriter:
             result = apply_delta(book, event, arrival, applied_us, current.number + 1)  # type: ignore[arg-type]
         else:
             result = self._reduced(book, event, arrival, applied_us, current.number + 1)
+        if result.outcome is _FOREIGN and kind is BookDelta and book.copy is Condition.LIVE:
+            result = self._compared(book, event, arrival, current.number + 1)  # type: ignore[arg-type]
         outcome = result.outcome
         # Several gatherers see the same trade; its second coming moves the offset and tells nobody.
         told = None if outcome is _DUPLICATE else event
@@ -107,14 +116,17 @@ class StoreWriter:
             )
         return outcome
 
-    def reject(self, error: WireError, arrival: Arrival, ticker: str | None) -> None:
+    def reject(
+        self, error: WireError, arrival: Arrival, ticker: str | None, *, channel: str | None = None
+    ) -> None:
         """
-        Account for a record that could not be read: the market it may have changed turns stale.
+        Account for a record that could not be read: the market whose book it may have changed turns stale.
 
         Args:
             error: why.
             arrival: where it stands.
             ticker: the market, as far as it is known, for example from the record's key.
+            channel: its channel, if that is known; a trade or a ticker is no part of a book.
         """
         self.outcomes[Outcome.REJECTED] += 1
         current = self._state.version
@@ -127,7 +139,7 @@ class StoreWriter:
             offset=arrival.offset,
         )
         applied_us = self._now_us(current)
-        if number is None:
+        if number is None or channel in _BESIDE_BOOKS:
             self._publish_offset(current, arrival.partition, arrival.offset + 1, applied_us)
             return
         book = current.books[number]
@@ -258,6 +270,13 @@ class StoreWriter:
             )
         )
 
+    def _compared(self, book: Book, event: BookDelta, arrival: Arrival, version: int) -> Result:
+        loss = self._rivals.loss(book, event, arrival)
+        if loss is None:
+            return Result(book, Outcome.FOREIGN)
+        stale = doubt(book, f"{IncidentKind.GAP.value}: {loss}", None, version)
+        return Result(stale, Outcome.GAP, IncidentKind.GAP, loss)
+
     def _pass_on(self, event: Other | EventFrame, arrival: Arrival) -> Outcome:
         outcome = Outcome.OTHER
         if isinstance(event, EventFrame):
@@ -266,7 +285,14 @@ class StoreWriter:
                 self._notices.append(event)
         self.outcomes[outcome] += 1
         current = self._state.version
-        self._publish_offset(current, arrival.partition, arrival.offset + 1, self._now_us(current))
+        applied_us = self._now_us(current)
+        number = self._state.directory.number(event.ticker) if isinstance(event, Other) else None
+        if number is None:
+            self._publish_offset(current, arrival.partition, arrival.offset + 1, applied_us)
+            return outcome
+        book = current.books[number]
+        offsets = _moved(current.offsets, arrival.partition, arrival.offset + 1)
+        self._publish(current, book, numbered(book, arrival), offsets, applied_us, None)
         return outcome
 
     def _admitted(self, current: StoreVersion, ticker: str) -> tuple[StoreVersion, int]:

@@ -113,7 +113,7 @@ def _with_unknown_payload(data: bytes, error: Exception) -> Envelope:
     if kind in FRAME_TYPES:
         raise wire_error(error) from None
     fields = {name: getattr(head, name) for name in head.__struct_fields__ if name != "payload"}
-    return Envelope(payload=Other(kind), **fields)
+    return Envelope(payload=Other(kind, head.market_ticker), **fields)
 
 
 def _check_version(envelope: _Header) -> None:

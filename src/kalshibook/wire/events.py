@@ -132,10 +132,12 @@ class EventFrame(msgspec.Struct, frozen=True, gc=False):
     body: bytes
 
 
-class Other(msgspec.Struct, frozen=True, gc=False):
+class Other(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A frame of a type that carries no market data here: counted, and otherwise ignored."""
 
     type: str
+    ticker: str = ""
+    """The market that its envelope names, if any: its number counts among that market's."""
 
 
 WireEvent: TypeAlias = BookSnapshot | BookDelta | Trade | Ticker | MarketLifecycle | EventFrame | Other
