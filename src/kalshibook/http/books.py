@@ -11,6 +11,7 @@ from kalshibook.http.answers import BookAnswer, LevelRow, MarketRow, MarketsAnsw
 from kalshibook.http.context import Context, choose_cut, json_response, page_limit, require_caught_up
 from kalshibook.http.errors import ErrorBody
 from kalshibook.http.fragments import dollars, milliseconds, size_text, top_row, updated_us
+from kalshibook.http.freshness import age_ms_of, why_not_fresh
 from kalshibook.http.queries import (
     BookQuery,
     MarketsQuery,
@@ -76,23 +77,15 @@ def books_blueprint(context: Context) -> Blueprint:
 
 
 def _require_fresh(book: Book, now_us: int, max_age_ms: int) -> None:
-    age_us = book.age_us(now_us)
-    age_ms = None if age_us is None else max(age_us, 0) // 1_000
-    if book.copy is Condition.AWAITING:
-        reason = "it awaits its first snapshot"
-    elif book.copy is Condition.STALE:
-        reason = book.stale_reason or "in doubt"
-    elif age_ms is None or age_ms > max_age_ms:
-        reason = f"its last message is {age_ms} ms old, {max_age_ms} ms are allowed"
-    else:
-        return
-    raise Stale(book.ticker, reason, age_ms=age_ms, max_age_ms=max_age_ms)
+    age_ms = age_ms_of(book, now_us)
+    reason = why_not_fresh(book, age_ms, max_age_ms)
+    if reason is not None:
+        raise Stale(book.ticker, reason, age_ms=age_ms, max_age_ms=max_age_ms)
 
 
 def _book_answer(book: Book, cut: Cut, now_us: int, depth: int) -> BookAnswer:
     top, market, activity, origin = top_row(book), book.market, book.activity, book.origin
     known = book.copy is not Condition.AWAITING
-    age_us = book.age_us(now_us)
     return BookAnswer(
         ticker=market.ticker,
         condition=book.condition.value,
@@ -114,7 +107,7 @@ def _book_answer(book: Book, cut: Cut, now_us: int, depth: int) -> BookAnswer:
         volume_fp=size_text(activity.volume),
         open_interest_fp=size_text(activity.open_interest),
         updated_ms=milliseconds(updated_us(book)),
-        age_ms=milliseconds(age_us),
+        age_ms=age_ms_of(book, now_us),
         now_ms=now_us // 1_000,
         stamps=None if book.stamps is None else _stamps_row(book.stamps),
         source=None if origin is None else origin.source,

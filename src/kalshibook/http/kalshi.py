@@ -16,6 +16,7 @@ from kalshibook.errors import NotReady, Stale
 from kalshibook.http.context import Context, require_caught_up
 from kalshibook.http.errors import KALSHI_ROOT, ErrorBody
 from kalshibook.http.fragments import levels_best_first
+from kalshibook.http.freshness import age_ms_of
 from kalshibook.http.queries import KalshiBookQuery, KalshiBooksQuery, read_query
 from kalshibook.store import Book, Condition, Ladder
 
@@ -72,8 +73,7 @@ def kalshi_blueprint(context: Context) -> Blueprint:
         query = read_query(KalshiBookQuery, request.args, ignore_unknown=True)
         cut = store.cut()
         book = cut[ticker]
-        age_us = book.age_us(context.now_us())
-        age_ms = None if age_us is None else max(age_us, 0) // 1_000
+        age_ms = age_ms_of(book, context.now_us())
         if not serve_stale:
             require_caught_up(cut, ticker)
         _require_known(book, age_ms, serve_stale=serve_stale)

@@ -19,6 +19,7 @@ from kalshibook.errors import UnknownMarket
 from kalshibook.http.answers import NotFreshRow, TopsAnswer
 from kalshibook.http.context import Context, choose_cut, page_limit, require_caught_up
 from kalshibook.http.errors import ApiError, ErrorBody
+from kalshibook.http.freshness import age_ms_of, why_not_fresh
 from kalshibook.http.queries import (
     MAX_TICKER_LENGTH,
     Numbers,
@@ -30,7 +31,7 @@ from kalshibook.http.queries import (
     read_offsets,
     read_query,
 )
-from kalshibook.store import Book, Condition, Cut
+from kalshibook.store import Book, Cut
 
 __all__ = ["tops_blueprint"]
 
@@ -237,18 +238,12 @@ def _parted(books: list[Book], now_ms: int, max_age_ms: int) -> tuple[list[Book]
     fresh: list[Book] = []
     not_fresh: list[NotFreshRow] = []
     for book in books:
-        age_us = book.age_us(now_ms * 1_000)
-        age_ms = None if age_us is None else max(age_us, 0) // 1_000
-        if book.copy is Condition.AWAITING:
-            reason = "awaits its first snapshot"
-        elif book.copy is Condition.STALE:
-            reason = book.stale_reason or "in doubt"
-        elif age_ms is None or age_ms > max_age_ms:
-            reason = f"its last message is {age_ms} ms old, {max_age_ms} ms are allowed"
-        else:
+        age_ms = age_ms_of(book, now_ms * 1_000)
+        reason = why_not_fresh(book, age_ms, max_age_ms)
+        if reason is None:
             fresh.append(book)
-            continue
-        not_fresh.append(NotFreshRow(book.ticker, book.condition.value, age_ms, reason))
+        else:
+            not_fresh.append(NotFreshRow(book.ticker, book.condition.value, age_ms, reason))
     return fresh, not_fresh
 
 
