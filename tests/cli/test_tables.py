@@ -41,9 +41,26 @@ def test_plain_line() -> None:
 def test_table() -> None:
     """The table shows both books; brackets in a ticker are text, not markup."""
     out = io.StringIO()
-    Console(file=out, width=120).print(tops_table([FULL, ONE_SIDED], "age"))
+    Console(file=out, width=120).print(tops_table([FULL, ONE_SIDED], "age", 120))
 
     head, full, one_sided = (line.split() for line in out.getvalue().splitlines())
     assert head[0] == "market"
     assert " ".join(full) == "KXFROG-T40 75.50 0.40 0.4025 12,345 0.0025 live active 0.3 s"
     assert " ".join(one_sided) == "KXFROG-T41[x] - - 0.9999 0.01 - stale - gap"
+
+
+@pytest.mark.parametrize("width", [80, 105, 120])
+def test_table_keeps_its_numbers_whole(width: int) -> None:
+    """Where room is short, tickers and reasons are cut, and what follows from other columns is left out."""
+    out, reason = io.StringIO(), "gap: 15 came where 12 was expected"
+    lines = [FULL._replace(ticker="KXFROG" * 10), FULL._replace(condition="stale", note=reason)]
+
+    Console(file=out, width=width).print(tops_table(lines, "age", width))
+
+    head, long, stale = (line.split() for line in out.getvalue().splitlines())
+    assert "condition" in head
+    assert ("spread" in head) == ("status" in head) == (width >= 105)
+    assert long[0].startswith("KXFROGKXFROG")
+    assert long[0].endswith("…")
+    assert {"75.50", "0.40", "0.4025", "12,345", "live"} <= set(long)
+    assert {"75.50", "0.40", "0.4025", "12,345", "stale", "gap:"} <= set(stale)

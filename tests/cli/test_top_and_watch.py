@@ -175,6 +175,17 @@ def test_screen_shows_what_changed_last() -> None:
     assert " ".join(lines[4]) == "ws://somewhere 4 markets, 1 not shown 9 updates Ctrl-C ends"
 
 
+def test_screen_before_the_first_market() -> None:
+    """Until a market comes the screen says what is waited for, and shows no empty table."""
+    screen = watch_module._Screen(Console(file=io.StringIO()), "ws://somewhere")
+
+    before = str(screen.content())
+    screen.take('{"type":"subscribed"}')
+
+    assert "ws://somewhere   connecting   Ctrl-C ends" == before
+    assert "ws://somewhere   no such market yet   Ctrl-C ends" == str(screen.content())
+
+
 @pytest.mark.parametrize(
     ("milliseconds", "text"),
     [

@@ -21,7 +21,7 @@ __all__ = ["Dashboard"]
 _REFRESHES_PER_SECOND: Final = 2
 _FIRST_LINE_S: Final = 1.0
 _LINE_EVERY_S: Final = 5.0
-_LINES_AROUND: Final = 16
+_LINES_AROUND: Final = 17
 _MOST_ROWS: Final = 25
 
 
@@ -83,5 +83,6 @@ class Dashboard:
         ]
         hidden = f"   the busiest {len(lines)} of {len(cut):,} markets" if len(cut) > len(lines) else ""
         return Group(
-            tops_table(lines, "changes"), Text(f"{self._summary()}{hidden}   Ctrl-C ends", style="dim")
+            tops_table(lines, "changes", self._console.width),
+            Text(f"{self._summary()}{hidden}   Ctrl-C ends", style="dim"),
         )

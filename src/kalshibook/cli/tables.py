@@ -12,6 +12,9 @@ from kalshibook.store import Book
 __all__ = ["TopLine", "plain_line", "price_text", "size_text", "tops_table"]
 
 ABSENT: Final = "-"
+_WIDE: Final = 105
+"""Columns of a terminal on which everything fits beside a ticker of usual length."""
+
 _STYLES: Final = {"live": "green", "stale": "bold yellow", "awaiting": "dim", "closed": "dim"}
 
 
@@ -49,24 +52,37 @@ class TopLine(NamedTuple):
         return None if self.yes_bid is None or self.yes_ask is None else self.yes_ask - self.yes_bid
 
 
-def tops_table(lines: Iterable[TopLine], note_name: str) -> Table:
-    """Lay tops out as a table for a terminal."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    table.add_column("market", no_wrap=True, overflow="ellipsis", ratio=None)
-    for name in ("bid size", "yes bid", "yes ask", "ask size", "spread"):
+def tops_table(lines: Iterable[TopLine], note_name: str, width: int) -> Table:
+    """
+    Lay tops out as a table for a terminal.
+
+    Args:
+        lines: one for each row.
+        note_name: what the notes are.
+        width: of the terminal; a narrow one is spared what the other columns tell.
+    """
+    wide = width >= _WIDE
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0))
+    # Rich takes missing room from columns that may wrap first. A ticker has no blank to wrap at, so it
+    # ends in an ellipsis, and numbers stay whole.
+    table.add_column("market", overflow="ellipsis")
+    for name in ("bid size", "yes bid", "yes ask", "ask size", *(["spread"] if wide else [])):
         table.add_column(name, justify="right", no_wrap=True)
-    for name in ("copy", "status", note_name):
+    for name in ("condition", *(["status"] if wide else [])):
         table.add_column(name, no_wrap=True)
+    table.add_column(note_name, no_wrap=True, max_width=24 if wide else 12)
     for line in lines:
+        spread = [Text(_spread_text(line))] if wide else []
+        status = [Text(line.status or ABSENT, style="dim")] if wide else []
         table.add_row(
             Text(line.ticker),
             Text(size_text(line.yes_bid_size), style="dim"),
             Text(price_text(line.yes_bid), style="green"),
             Text(price_text(line.yes_ask), style="red"),
             Text(size_text(line.yes_ask_size), style="dim"),
-            Text(_spread_text(line)),
+            *spread,
             Text(line.condition, style=_STYLES.get(line.condition, "")),
-            Text(line.status or ABSENT, style="dim"),
+            *status,
             Text(line.note, style="dim"),
         )
     return table

@@ -90,7 +90,10 @@ def _show(content: TopsAnswer, lines: Sequence[TopLine]) -> None:
         for line in lines:
             click.echo(plain_line(line))
         return
-    console.print(tops_table(lines, "age"))
+    if not lines:
+        console.print("no market found")
+    else:
+        console.print(tops_table(lines, "age", console.width))
     notes = [f"version {content.version}"]
     if content.cursor:
         notes.append("there are more: --limit, or name them")

@@ -134,10 +134,12 @@ class _Screen:
         self._console = console
         self._address = address
         self._newest: dict[str, _Seen] = {}
+        self._connected = False
         self._updates = 0
 
     def take(self, message: str) -> None:
         frame = msgspec.json.decode(message)
+        self._connected = True
         if frame["type"] != "top_of_book":
             return
         ticker = frame["msg"]["market_ticker"]
@@ -147,6 +149,9 @@ class _Screen:
         self._newest[ticker] = _Seen(self._updates, frame, merged + (before.updates if before else 0))
 
     def content(self) -> RenderableType:
+        if not self._newest:
+            state = "no such market yet" if self._connected else "connecting"
+            return Text(f"{self._address}   {state}   Ctrl-C ends", style="dim")
         room = max(self._console.size.height - 4, 1)
         newest = sorted(self._newest.copy().values(), key=lambda seen: seen.order)
         shown = sorted(_line(seen.frame, seen.updates) for seen in newest[-room:])
@@ -154,4 +159,4 @@ class _Screen:
         footer = (
             f"{self._address}   {len(newest):,} markets{hidden}   {self._updates:,} updates   Ctrl-C ends"
         )
-        return Group(tops_table(shown, "updates"), Text(footer, style="dim"))
+        return Group(tops_table(shown, "updates", self._console.width), Text(footer, style="dim"))
