@@ -15,6 +15,7 @@ from rich.table import Table
 
 from kalshibook import __version__
 from kalshibook.cli.dashboard import Dashboard
+from kalshibook.cli.invocation import own_command
 from kalshibook.cli.latency import duration_text
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.meter import Meter
@@ -277,24 +278,30 @@ class _Demo:
         rest, stream = addresses.http_url, addresses.stream_url
         recordings, made_up = self._plan.recordings, self._plan.generator.markets
         what = f"{made_up} made-up markets" if recordings is None else f"recordings of {recordings}"
-        kind = "embedded broker" if self._plan.broker is None else "Kafka"
+        kind = "embedded" if self._plan.broker is None else "given"
         defaults = Settings()
         usual = (self._settings.http.port, self._settings.stream.port) == (
             defaults.http.port,
             defaults.stream.port,
         )
         at_rest, at_stream = ("", "") if usual else (f" --url {rest}", f" --url {stream}")
-        for line in (
-            f"kalshibook {__version__}: {what}, through the {kind} at {options.bootstrap_servers}",
+        command = own_command()
+        lines = [
+            f"kalshibook {__version__}: {what}",
             "",
             f"  page       {rest}/",
-            f"  REST       {rest}/v1/tops?prefix=KX    described at {rest}/docs",
+            f"  REST       {rest}/v1/tops?prefix=KX",
+            f"  REST docs  {rest}/docs",
             f"  WebSocket  {stream}",
+            f"  Kafka      {options.bootstrap_servers} ({kind})",
             "",
-            "Try in another terminal:",
-            f"  kalshibook top{at_rest}",
-            f"  kalshibook watch{at_stream}",
-            f"  curl '{rest}/v1/tops?prefix=KX&limit=3'",
-            "",
-        ):
-            click.echo(line)
+        ]
+        if recordings is None or self._plan.speed < float("inf"):  # else it is over before this is typed
+            lines += [
+                "Try in another terminal:",
+                f"  {command} top{at_rest}",
+                f"  {command} watch{at_stream}",
+                f"  curl '{rest}/v1/tops?prefix=KX&limit=3'",
+                "",
+            ]
+        click.echo("\n".join(lines))
