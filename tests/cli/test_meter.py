@@ -72,3 +72,16 @@ async def test_dashboard_prints_lines_in_a_pipe(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert all(line.startswith("5 changes") for line in lines)
+
+
+def test_a_trade_is_no_latency() -> None:
+    """A trade leaves the book the stamps of an older message, whose time has long been measured."""
+    store = BookStore()
+    script = Script(store)
+    script.snapshot({4000: 100}, {5500: 100})
+
+    with Meter(store) as meter:
+        script.apply(trade())
+
+    assert 1 == meter.changes
+    assert not any(durations.count for durations in meter.hops.values())

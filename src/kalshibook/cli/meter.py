@@ -83,7 +83,7 @@ class Meter:
 
     def _measure(self, change: Change, now_us: int) -> None:
         stamps = change.new.stamps
-        if stamps is None or change.new.version != change.version:
+        if stamps is None or stamps is change.old.stamps:
             return  # a trade or a step of time: the stamps are those of an older message
         if self.first_us is None:
             self.first_us = stamps.applied_us
