@@ -28,6 +28,17 @@ def test_table_masks_secrets_and_names_origins(kalshibook: CliRunner) -> None:
     assert "w@" not in result.stdout
 
 
+def test_a_line_is_a_setting_in_a_pipe(kalshibook: CliRunner) -> None:
+    """However narrow the terminal was, nothing is folded where a program reads."""
+    environ = {"KALSHIBOOK_KAFKA_BOOTSTRAP_SERVERS": ",".join(["broker:9092"] * 20), "COLUMNS": "40"}
+
+    result = kalshibook.invoke(app, ["settings", "--changed"], env=environ)
+
+    [line] = [line for line in result.stdout.splitlines()[1:] if line.strip()]
+    assert ["kafka.bootstrap_servers", environ["KALSHIBOOK_KAFKA_BOOTSTRAP_SERVERS"]] == line.split()[:2]
+    assert line.rstrip().endswith("environment KALSHIBOOK_KAFKA_BOOTSTRAP_SERVERS")
+
+
 def test_json_of_what_is_changed(kalshibook: CliRunner) -> None:
     """`--changed --json` is the difference to the defaults, for a script or a bug report."""
     result = kalshibook.invoke(app, ["settings", "--changed", "--json", "--set", "http.port=0"])

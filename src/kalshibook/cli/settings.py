@@ -1,6 +1,7 @@
 """`kalshibook settings`: what is in force, and why."""
 
 import itertools
+from typing import Final
 
 import click
 import msgspec
@@ -12,6 +13,8 @@ from kalshibook.cli.options import with_settings
 from kalshibook.settings import Loaded
 
 __all__ = ["settings"]
+
+_ANY_WIDTH: Final = 10_000
 
 
 @click.command()
@@ -39,4 +42,6 @@ def settings(loaded: Loaded, *, as_json: bool, changed: bool) -> None:
             # Plain text: a value may hold brackets, which rich would take for its markup.
             table.add_row(*(Text(part) for part in row))
         table.add_row()
-    Console().print(table)
+    console = Console()
+    # In a pipe nobody reads by eye: there a line is a setting, however long its value.
+    (console if console.is_terminal else Console(width=_ANY_WIDTH)).print(table)
