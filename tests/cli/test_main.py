@@ -64,7 +64,8 @@ def test_without_the_command_line_extra() -> None:
 
     assert result.returncode == 1
     assert result.stderr == (
-        "kalshibook: the command line is not installed; pip install 'kalshibook-live[cli]'\n"
+        "kalshibook: the command line is not installed;"
+        " pip install 'kalshibook-live[cli]', or '.[cli]' in a checkout\n"
     )
 
 
@@ -78,5 +79,6 @@ def test_without_the_server_extra() -> None:
 
     assert result.returncode == 1
     assert result.stderr == (
-        "kalshibook: serve needs trio, which is not installed; pip install 'kalshibook-live[cli]'\n"
+        "kalshibook: serve needs trio, which is not installed;"
+        " pip install 'kalshibook-live[cli]', or '.[cli]' in a checkout\n"
     )

@@ -12,7 +12,10 @@ from kalshibook.errors import KalshiBookError
 try:
     import click
 except ModuleNotFoundError:  # the core comes without a command line, but its script is installed
-    sys.exit("kalshibook: the command line is not installed; pip install 'kalshibook-live[cli]'")
+    sys.exit(
+        "kalshibook: the command line is not installed;"
+        " pip install 'kalshibook-live[cli]', or '.[cli]' in a checkout"
+    )
 
 __all__ = ["Application", "app", "main"]
 
@@ -20,7 +23,7 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C where there was nothing to finish, as shells have it."""
 
 COMMANDS: Final = {
-    "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, a market, a server."),
+    "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, made-up markets, a server."),
     "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
     "replay": ("kalshibook.cli.replay:replay", "Play recordings into Kafka."),
     "top": ("kalshibook.cli.top:top", "Print the best prices, once."),
@@ -65,7 +68,8 @@ class Application(click.Group):
             if (error.name or "").startswith("kalshibook"):
                 raise
             raise click.ClickException(
-                f"{cmd_name} needs {error.name}, which is not installed; pip install 'kalshibook-live[cli]'"
+                f"{cmd_name} needs {error.name}, which is not installed;"
+                " pip install 'kalshibook-live[cli]', or '.[cli]' in a checkout"
             ) from None
         return command
 
@@ -79,7 +83,7 @@ class Application(click.Group):
         try:
             return super().invoke(ctx)
         except KalshiBookError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(_with_flags(str(error))) from error
         except BaseExceptionGroup as group:
             raise _first_expected(group) from group
         except OSError as error:
@@ -97,8 +101,18 @@ def _first_expected(group: BaseExceptionGroup[BaseException]) -> BaseException:
         if isinstance(leaf, click.ClickException):
             return leaf
         if isinstance(leaf, KalshiBookError) or (isinstance(leaf, OSError) and leaf.errno in _EXPECTED):
-            return click.ClickException(str(leaf))
+            return click.ClickException(_with_flags(str(leaf)))
     return group
+
+
+_PORTS: Final = {"http.port": "--port", "stream.port": "--stream-port"}
+
+
+def _with_flags(text: str) -> str:
+    # The library names the setting; whoever typed a command wants what can be typed.
+    for setting, flag in _PORTS.items():
+        text = text.replace(f"choose another {setting} ", f"choose another {flag} ")
+    return text
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
