@@ -15,7 +15,6 @@ import trio
 from quart import Blueprint, Response, request
 from quart_schema import document_querystring, document_request, document_response
 
-from kalshibook.errors import UnknownMarket
 from kalshibook.http.answers import NotFreshRow, TopsAnswer
 from kalshibook.http.context import Context, choose_cut, page_limit, require_caught_up
 from kalshibook.http.errors import ApiError, ErrorBody
@@ -220,17 +219,11 @@ class _Bulk:
 
 
 def _select(cut: Cut, tickers: list[str]) -> tuple[list[Book], list[str]]:
-    books: list[Book] = []
-    missing: list[str] = []
-    for ticker in tickers:
-        try:
-            books.append(cut[ticker])
-        except UnknownMarket:
-            if len(ticker) > MAX_TICKER_LENGTH:
-                message = f"a ticker has {len(ticker)} characters; at most {MAX_TICKER_LENGTH} make one"
-                details = {"found": ticker[:80], "limit": MAX_TICKER_LENGTH}
-                raise ApiError(400, "bad_request", message, details) from None
-            missing.append(ticker)
+    books, missing = cut.select(tickers)
+    for ticker in missing:
+        if len(ticker) > MAX_TICKER_LENGTH:
+            message = f"a ticker has {len(ticker)} characters; at most {MAX_TICKER_LENGTH} make one"
+            raise ApiError(400, "bad_request", message, {"found": ticker[:80], "limit": MAX_TICKER_LENGTH})
     return books, missing
 
 
