@@ -17,7 +17,10 @@ _TOPIC: Final = "market-data-all"
 class Stage:
     """The processes of one scenario."""
 
-    def __init__(self, load: LoadSettings, publisher: Worker, server: Worker, stack: ExitStack) -> None:
+    def __init__(
+        self, load: LoadSettings, address: str, publisher: Worker, server: Worker, stack: ExitStack
+    ) -> None:
+        self._address = address
         self.load: Final = load
         self.publisher: Final = publisher
         self.server: Final = server
@@ -33,6 +36,10 @@ class Stage:
     def requests(self, listener: str = "http") -> Worker:
         """Start a process of an HTTP client."""
         return self._stack.enter_context(Worker("requests", address=self.server.greeting[listener]))
+
+    def player(self, folder: str, speed: float) -> Worker:
+        """Start a process that plays recordings into the same topic."""
+        return self._stack.enter_context(Worker("player", address=self._address, folder=folder, speed=speed))
 
     def begin(self, count: int, rate: float | None) -> None:
         """Start to publish changes."""
@@ -60,7 +67,7 @@ class Stage:
         }
         return [
             Check(
-                f"after {self.published:,} changes all {self.load.markets:,} books of the store are the load's",
+                f"all {self.load.markets:,} books are the load's after {self.published:,} changes",
                 not wrong,
                 ", ".join(wrong[:5]),
             ),
@@ -86,9 +93,10 @@ def staged(load: LoadSettings, *, late: bool = False, **server: Any) -> Iterator
         process = stack.enter_context(
             Worker("server", address=address, load=load._asdict(), late=late, **server)
         )
-        stage = Stage(load, publisher, process, stack)
+        stage = Stage(load, address, publisher, process, stack)
         if not late:
             stage.settle()
+            process.ask("set_aside")
         yield stage
 
 

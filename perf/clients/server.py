@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, final
 
 import msgspec
 import trio
 
+from kalshibook.collecting import served_collector
 from kalshibook.feeds import KafkaFeed
 from kalshibook.feeds.broker import EmbeddedBroker
 from kalshibook.feeds.options import KafkaOptions
@@ -47,7 +48,9 @@ class MeasuredServer:
         plain_http: bool,
         descriptors: int,
         late: bool,
+        set_aside: Callable[[], None],
     ) -> None:
+        self._set_aside = set_aside
         self._load = LoadSettings(**load)
         self._descriptors = raise_descriptor_limit(descriptors)
         self.store: Final = BookStore()
@@ -127,6 +130,15 @@ class MeasuredServer:
             time.sleep(0.005)
         return {"seconds": time.perf_counter() - started}
 
+    def wait_no_clients(self) -> None:
+        """Wait until the last client is gone."""
+        assert self.server.stream is not None
+        deadline = time.monotonic() + _WAIT_S
+        while open_now := self.server.stream.statistics().open:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{open_now} clients are still there after {_WAIT_S} s")
+            time.sleep(_LOOK_S)
+
     def usage(self) -> dict[str, Any]:
         """Return what this process has used until now."""
         return {
@@ -149,6 +161,10 @@ class MeasuredServer:
     def incidents(self) -> dict[str, int]:
         """Return how often what went wrong."""
         return dict(self.store.incidents.counts())
+
+    def set_aside(self) -> None:
+        """Do as `kalshibook serve` does when the feed has caught up."""
+        self._set_aside()
 
     def collect(self) -> None:
         """Run the collector, so that memory is comparable."""
@@ -256,15 +272,17 @@ def main(
         descriptors: how many open files are wanted.
         late: start to read when told to, not at once.
     """
-    server = MeasuredServer(
-        address=address,
-        load=load,
-        stream=stream or {},
-        plain_http=plain_http,
-        descriptors=descriptors,
-        late=late,
-    )
-    trio.run(server.run)
+    with served_collector() as set_aside:
+        server = MeasuredServer(
+            address=address,
+            load=load,
+            stream=stream or {},
+            plain_http=plain_http,
+            descriptors=descriptors,
+            late=late,
+            set_aside=set_aside,
+        )
+        trio.run(server.run)
 
 
 if __name__ == "__main__":

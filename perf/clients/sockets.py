@@ -12,6 +12,7 @@ import selectors
 import socket
 import time
 from collections import Counter
+from random import Random
 from typing import Any, Final, final
 
 import msgspec
@@ -28,6 +29,8 @@ _TEXT: Final = 1
 _CLOSE: Final = 8
 _PING: Final = 9
 _PONG: Final = 0x8A
+_CLOSE_FRAME: Final = 0x88
+_CHURN_TICKER: Final = "KXPERF-26DEC01-T%06d"
 _BYTE_A_SECOND: Final = 1.0
 
 
@@ -147,7 +150,7 @@ class Sockets:
             _send_text(client.socket, {"id": 1, "cmd": "subscribe", "params": params})
 
     def stall(self, count: int, drip: int) -> None:
-        """Let the last clients misbehave: `count` that never read again, before them `drip` that read a byte a second."""
+        """Let the last `count` clients never read again, and `drip` before them a byte a second."""
         self._stuck = self._clients[len(self._clients) - count :]
         self._drips = self._clients[len(self._clients) - count - drip : len(self._clients) - count]
         for client in self._stuck + self._drips:
@@ -177,6 +180,35 @@ class Sockets:
                 self._drip()
             if now >= until and (not quiet or now - last >= quiet):
                 return self.counts()
+
+    def churn(self, seconds: float, at_once: int, seed: int) -> dict[str, int]:
+        """Let clients come, subscribe, change and leave at random; in the end all are gone."""
+        random = Random(seed)
+        until = time.perf_counter() + seconds
+        visits = 0
+        while time.perf_counter() < until:
+            chance = random.random()
+            if len(self._clients) < at_once and chance < 0.4:
+                client = _Client(visits, keeps=False, depth=False, receive_buffer=None)
+                self._handshake([client])
+                self._clients.append(client)
+                visits += 1
+            elif self._clients and chance < 0.7:
+                self._leave(self._clients.pop(random.randrange(len(self._clients))), random)
+            elif self._clients:
+                _send_text(random.choice(self._clients).socket, _random_command(random))
+            for key, _ in self._selector.select(0):
+                self._on_readable(key.data, 0)
+            self._clients = [client for client in self._clients if client.open]
+        while self._clients:
+            self._leave(self._clients.pop(), random)
+        return {"visits": visits}
+
+    def _leave(self, client: _Client, random: Random) -> None:
+        if random.random() < 0.5:
+            _send(client.socket, _CLOSE_FRAME, b"\x03\xe8")
+        self._selector.unregister(client.socket)
+        client.socket.close()
 
     def counts(self) -> dict[str, Any]:
         """Return what arrived so far."""
@@ -223,7 +255,7 @@ class Sockets:
         return {"ended": ended, "frames": frames}
 
     def wrong(self, expected: dict[str, Any]) -> dict[str, Any]:
-        """Compare what is kept with the store's books; return how many markets were compared and which differ."""
+        """Compare what is kept with the store's books; tell how many markets, and which differ."""
         compared = 0
         wrong: set[str] = set()
         for client in self._clients:
@@ -359,6 +391,23 @@ class Sockets:
                 self._take(client, client.socket.recv(1), 0)
             except OSError:
                 continue
+
+
+def _random_command(random: Random) -> dict[str, Any]:
+    tickers = [_CHURN_TICKER % random.randrange(1_000) for _ in range(random.randrange(1, 50))]
+    channel = random.choice(("top_of_book", "orderbook_delta", "ticker", "trade"))
+    return random.choice(
+        (
+            {"id": 1, "cmd": "subscribe", "params": {"channels": [channel], "market_tickers": tickers}},
+            {"id": 2, "cmd": "subscribe", "params": {"channels": ["top_of_book"]}},
+            {"id": 3, "cmd": "unsubscribe", "params": {"sids": [1]}},
+            {
+                "id": 4,
+                "cmd": "update_subscription",
+                "params": {"sids": [1], "market_tickers": tickers, "action": "delete_markets"},
+            },
+        )
+    )
 
 
 def _send_text(connection: socket.socket, message: object) -> None:

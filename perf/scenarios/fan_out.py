@@ -1,4 +1,4 @@
-"""Many clients: what a delivered frame costs beside trio-websocket's own sending, and what an idle client weighs."""
+"""Many clients: what a delivered frame costs beside trio-websocket's sending, and what an idle one weighs."""
 
 from typing import Any, Final
 
@@ -45,8 +45,14 @@ def run(context: Context) -> ScenarioResult:
         percentiles = found["latency"]["percentiles_ms"]
         cost_us = per_unit_us(found["trio_cpu"], found["frames"])
         rows.append(
-            (name, found["frames"] / found["seconds"], found["frames_per_read"], cost_us, cost_us / plain_us)
-            + tuple(percentiles[key] for key in PERCENTILES)
+            (
+                name,
+                found["frames"] / found["seconds"],
+                found["frames_per_read"],
+                cost_us,
+                cost_us / plain_us,
+                *(percentiles[key] for key in PERCENTILES),
+            )
         )
         checks += [Check(f"{name}: {check.text}", check.passed, check.detail) for check in found["checks"]]
         goals.append(

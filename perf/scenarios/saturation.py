@@ -32,8 +32,8 @@ def run(context: Context) -> ScenarioResult:
         name="saturation",
         title=f"{changes:,} records drained from Kafka into the store, server attached, one REST client",
         conditions=(
-            f"{load.markets:,} markets, {load.levels} levels a side, {load.partitions} partitions, seed {load.seed}; "
-            f"{_CLIENTS} WebSocket clients on all tops",
+            f"{load.markets:,} markets, {load.levels} levels a side, seed {load.seed}",
+            f"{load.partitions} partitions; {_CLIENTS} WebSocket clients on all tops",
             "'apply' here: the same records from a list, in a process of one thread, collector on",
         ),
         measurements=(
@@ -55,7 +55,7 @@ def run(context: Context) -> ScenarioResult:
                 value=rate / alone,
                 limit=0.6,
                 at_most=False,
-                reason="the server's thread, its clients and librdkafka's threads take part of the same cores",
+                reason="the server's thread, its clients and librdkafka share the cores",
             ),
             Goal(
                 text=f"REST p99 of one top meanwhile ≤ {_LIMIT_MS:g} ms",
