@@ -1,0 +1,103 @@
+"""Every setting changes something: for each, the test that fails when it is ignored."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import msgspec
+
+from kalshibook.settings import Settings
+
+TESTS = Path(__file__).parent
+
+# Each test sets a value away from the default and looks at what the program then does; that it fails
+# when the setting keeps its default was tried, one setting after the other, by forcing the default.
+PROOFS = {
+    "store.history_seconds": "store/test_options.py::test_history_seconds_is_how_far_back_as_of_reaches",
+    "store.history_step_ms": "store/test_options.py::test_history_step_is_how_exact_as_of_is",
+    "store.recent_versions": "store/test_options.py::test_recent_versions_are_those_that_at_finds",
+    "store.incident_capacity": "store/test_options.py::test_incident_capacity_is_how_many_are_kept",
+    "kafka.bootstrap_servers": "feeds/test_kafka.py::test_reads_every_partition_from_the_beginning",
+    "kafka.topic": "feeds/test_link.py::test_missing_topic",
+    "kafka.start": "feeds/test_kafka.py::test_begins_at_stored_offsets",
+    "kafka.rewind_minutes": "feeds/test_kafka.py::test_rewind_minutes_is_how_far_a_rewind_goes",
+    "kafka.start_offsets": "feeds/test_kafka.py::test_begins_at_stored_offsets",
+    "kafka.batch_records": "feeds/test_kafka.py::test_batch_records_bounds_a_batch",
+    "kafka.poll_timeout_ms": "feeds/test_kafka.py::test_poll_timeout_is_how_long_timers_wait",
+    "kafka.partition_refresh_s": (
+        "feeds/test_kafka.py::test_partition_refresh_is_how_often_the_topic_is_looked_at"
+    ),
+    "kafka.silence_limit_s": "feeds/test_kafka_faults.py::test_silence_is_told",
+    "kafka.quarantine_file": "feeds/test_kafka.py::test_goes_to_quarantine_and_reading_goes_on",
+    "kafka.quarantine_topic": "feeds/test_quarantine.py::test_keeps_what_a_feed_rejects",
+    "kafka.quarantine_bytes": "feeds/test_kafka.py::test_quarantine_bytes_bounds_the_quarantine",
+    "kafka.extra": "feeds/test_kafka.py::test_extra_settings_reach_librdkafka",
+    "http.host": "http/test_server.py::test_impossible_address_is_one_clear_error",
+    "http.port": "http/test_server.py::test_a_free_port_is_taken_and_answers",
+    "http.max_tickers": "http/test_tops.py::test_caps",
+    "http.max_levels": "http/test_tops.py::test_caps",
+    "http.max_page": "http/test_tops.py::test_caps",
+    "http.max_body_bytes": "http/test_tops.py::test_caps",
+    "http.max_head_bytes": "http/test_server.py::test_length_of_a_url",
+    "http.stuck_client_ms": "http/test_server.py::test_body_that_does_not_arrive_is_given_up",
+    "http.keep_alive_ms": "http/test_server.py::test_idle_connection_is_closed_in_time",
+    "http.drain_ms": "http/test_server.py::test_stuck_client_does_not_hold_up_a_stop",
+    "http.stale_share_limit": "http/test_operations.py::test_stale_share_turns_readiness_red",
+    "http.serve_stale": "http/test_kalshi.py::test_doubt_is_served_only_where_the_setting_allows_it",
+    "http.cached_fragments": "http/test_operations.py::test_no_more_fragments_are_kept_than_the_setting_says",
+    "stream.host": "stream/test_listener.py::test_an_impossible_host_is_one_clear_error",
+    "stream.port": "stream/test_options.py::test_port",
+    "stream.path": "stream/test_options.py::test_path",
+    "stream.origins": "stream/test_listener.py::test_where_a_handshake_may_go_and_come_from",
+    "stream.max_connections": "stream/test_listener.py::test_refusals_are_answered_over_http",
+    "stream.handshake_timeout_s": "stream/test_options.py::test_handshake_timeout",
+    "stream.send_timeout_s": "stream/test_options.py::test_send_timeout",
+    "stream.drain_timeout_s": "stream/test_options.py::test_drain_timeout",
+    "stream.close_timeout_s": "stream/test_options.py::test_close_timeout",
+    "stream.stop_timeout_s": "stream/test_options.py::test_stop_timeout",
+    "stream.ping_interval_s": "stream/test_connection.py::test_a_backlog_that_is_never_emptied_cuts",
+    "stream.pong_timeout_s": "stream/test_connection.py::test_a_missing_pong_cuts",
+    "stream.max_message_bytes": "stream/test_connection.py::test_an_oversize_message_closes_with_1009",
+    "stream.write_bytes": "stream/test_connection.py::test_a_backlog_that_is_never_emptied_cuts",
+    "stream.gather_ms": "stream/test_rounds.py::test_gather_ms",
+    "stream.change_capacity": "stream/test_options.py::test_change_capacity",
+    "stream.change_batches": "stream/test_options.py::test_change_batches",
+    "stream.max_subscriptions": "stream/test_session.py::test_subscription_limit",
+    "stream.max_markets": "stream/test_session.py::test_market_limit",
+    "stream.max_prefixes": "stream/test_options.py::test_max_prefixes",
+    "stream.max_ticker_length": "stream/test_session.py::test_ticker_length",
+    "stream.commands_per_second": "stream/test_session.py::test_command_rate",
+    "stream.subscription_commands_per_second": "stream/test_session.py::test_command_rate",
+    "stream.depth_backlog": "stream/test_depth.py::test_backlog_is_replaced_by_snapshots",
+    "stream.depth_overflow": "stream/test_depth.py::test_overflow_can_end_the_subscription",
+    "stream.notice_backlog": "stream/test_notices.py::test_overflow_ends_the_subscription",
+    "stream.reply_backlog_bytes": "stream/test_options.py::test_reply_backlog_bytes",
+    "stream.use_yes_price": "stream/test_depth.py::test_scale_by_default",
+    "stream.snapshot_cache_bytes": "stream/test_options.py::test_snapshot_cache_bytes",
+    "server.feed": "cli/test_serve.py::test_a_feed_of_another_name",
+    "server.feed_options": "cli/test_serve.py::test_feeds_are_made_from_their_options",
+    "server.switch_interval_us": "cli/test_serve.py::test_settings_reach_store_and_server",
+    "log.level": "cli/test_logs.py::test_levels",
+    "log.format": "cli/test_logs.py::test_console",
+}
+
+
+@cache
+def names_of_tests(file: str) -> set[str]:
+    """Return the names of all tests of a file."""
+    definitions = ast.FunctionDef | ast.AsyncFunctionDef
+    nodes = ast.walk(ast.parse((TESTS / file).read_text()))
+    return {node.name for node in nodes if isinstance(node, definitions) and node.name.startswith("test_")}
+
+
+def test_every_setting_has_its_proof() -> None:
+    """A setting that is added needs a test of what it changes, named here; a proof that is gone is missed."""
+    settings = {
+        f"{section.name}.{field.name}"
+        for section in msgspec.structs.fields(Settings)
+        for field in msgspec.structs.fields(section.type)
+    }
+    places = {path: proof.split("::") for path, proof in PROOFS.items()}
+
+    assert settings == set(PROOFS)
+    assert {} == {path: name for path, (file, name) in places.items() if name not in names_of_tests(file)}
