@@ -72,7 +72,7 @@ def _result(
     times = tuple((number + 1) * piece for number in range(len(resident)))
     return ScenarioResult(
         name="soak",
-        title=f"{'recordings' if folder else 'made-up load'} in a loop, {_SPEED:g}-fold speed, {duration:g} s",
+        title=f"{'recordings' if folder else 'made-up load'} in a loop, {_SPEED:g} times as fast",
         conditions=(
             f"{_CLIENTS} clients on all tops; memory after a pass of the collector",
             f"latency: of {_RATE} changes a second of 1,000 made-up markets beside the recordings",
