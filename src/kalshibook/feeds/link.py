@@ -4,7 +4,6 @@ The connection to Kafka: one librdkafka consumer, and what is asked of it.
 Whatever can be cured by waiting becomes `Unavailable`, with the state that names it.
 """
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, final
 
@@ -19,13 +18,12 @@ from confluent_kafka import (
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.base import FeedState
+from kalshibook.feeds.librdkafka import librdkafka_logger
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.positions import Bounds
 from kalshibook.feeds.watch import BrokerWatch, Unavailable, state_of
 
 __all__ = ["KafkaLink", "connection_settings"]
-
-_log = logging.getLogger(__name__)
 
 # Short, because a stop waits for it: while no broker answers every question takes so long.
 _FIRST_PATIENCE_S: Final = 0.5
@@ -53,7 +51,7 @@ def connection_settings(options: KafkaOptions) -> dict[str, Any]:
         name: str(value).lower() if isinstance(value, bool) else value
         for name, value in options.extra.items()
     }
-    return {"logger": _log, **extra, "bootstrap.servers": options.bootstrap_servers}
+    return {"logger": librdkafka_logger(), **extra, "bootstrap.servers": options.bootstrap_servers}
 
 
 @final

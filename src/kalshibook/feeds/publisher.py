@@ -16,6 +16,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.enveloper import Enveloper, Route
+from kalshibook.feeds.librdkafka import librdkafka_logger
 from kalshibook.feeds.options import KafkaOptions
 
 __all__ = ["DEFAULT_TOPIC", "PublishFailure", "Publisher", "PublisherStatistics"]
@@ -281,7 +282,7 @@ def _producer(bootstrap_servers: str, settings: Mapping[str, Any]) -> Producer:
         "bootstrap.servers": bootstrap_servers,
         **_SETTINGS,
         **settings,
-        "logger": logging.getLogger("kalshibook.librdkafka"),
+        "logger": librdkafka_logger(),
     }
     try:
         return Producer(configuration)
