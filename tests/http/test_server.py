@@ -58,6 +58,27 @@ async def begun_reading(stream: trio.SocketStream) -> bytes:
     return bytes(await stream.receive_some(64))
 
 
+async def test_tells_a_websocket_client_that_this_is_the_wrong_address(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A WebSocket handshake at the REST address is answered with 404 in words, and logs no failure."""
+    with trio.fail_after(30):
+        async with running(make_app(filled_store()[0])) as address:
+            stream = await trio.open_tcp_stream(*address)
+            await stream.send_all(
+                b"GET /trade-api/ws/v2 HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+            )
+            answer = b""
+            while data := await stream.receive_some():
+                answer += data
+            await stream.aclose()
+
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert b"stream.port" in answer
+    assert [] == [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_a_free_port_is_taken_and_answers() -> None:
     """Port 0 gives the bound address, and an ordinary client is answered there."""
     store, _ = filled_store()

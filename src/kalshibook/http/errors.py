@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response, has_websocket_context, request
 from werkzeug.exceptions import HTTPException
 
 from kalshibook.errors import NotReady, ReadError, Stale, UnknownMarket, VersionGone
@@ -112,6 +112,8 @@ async def _on_read_error(error: ReadError) -> Response:
 
 
 async def _on_http_exception(error: HTTPException) -> Response:
+    if has_websocket_context():
+        return _websocket_elsewhere()
     status = error.code or 500
     # The path as the client sent it is not repeated at any length: a URL may be 100 KB long.
     path = request.path[:200]
@@ -136,6 +138,12 @@ async def _on_http_exception(error: HTTPException) -> Response:
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
     return response
+
+
+def _websocket_elsewhere() -> Response:
+    message = "this address speaks REST; WebSockets are at the address of stream.host and stream.port"
+    body = msgspec.json.encode(ErrorBody("not_found", message, {}))
+    return Response(body, 404, content_type="application/json")
 
 
 async def _on_bug(error: Exception) -> Response:
