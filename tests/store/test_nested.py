@@ -1,6 +1,8 @@
 import pytest
 from hypothesis import given, settings, strategies as st
+from pyrsistent import pvector
 
+from kalshibook.store import BookStore
 from kalshibook.store.nested import NestedVector
 
 
@@ -56,3 +58,19 @@ def test_a_replacement_shares_all_but_its_own_path(number: int) -> None:
     assert shared.count(False) == 1
     assert changed[number] == "new"
     assert number == vector[number]
+
+
+@pytest.mark.parametrize(("has_c_vector", "lines"), [(True, 0), (False, 1)])
+def test_a_slow_pyrsistent_is_told(
+    has_c_vector: bool, lines: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without pyrsistent's C vector a store says so once, and what to do."""
+    monkeypatch.setattr("kalshibook.store.nested.HAS_C_VECTOR", has_c_vector)
+    BookStore()
+
+    assert lines == caplog.text.count("--no-binary pyrsistent")
+
+
+def test_the_form_of_the_vector_is_in_the_statistics() -> None:
+    """What runs here is what is reported."""
+    assert (type(pvector()).__module__ == "pvectorc") == BookStore().statistics().has_c_vector

@@ -96,6 +96,22 @@ def test_condition_and_status_come_in_band() -> None:
     ] == seen
 
 
+def test_a_close_without_a_message_comes_in_band() -> None:
+    """A market whose close time passes is closed for its subscribers, though the exchange said nothing."""
+    stage = Stage()
+    stage.script.apply(lifecycle("created", open_us=1_000, close_us=2_000))
+    stage.script.snapshot({4_000: 100}, {})
+    stage.deliver()
+    user = watch(stage, "top_of_book", T40)
+    seen = [(top["condition"], top["status"]) for top in messages(user)]
+    for moment_us in (1_000, 1_999, 2_000):
+        with stage.store.writer() as writer:
+            writer.tick(moment_us)
+        stage.deliver()
+        seen += [(top["condition"], top["status"]) for top in messages(user)]
+    assert [("live", "initialized"), ("live", "active"), ("closed", "closed")] == seen
+
+
 def test_market_awaiting_is_told() -> None:
     """A known market without a snapshot is sent as awaiting, with nothing in it that looks like a book."""
     stage = Stage()
