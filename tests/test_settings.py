@@ -247,6 +247,8 @@ def test_unfit_values_say_where_they_stand(
         ("kafka = 5", {}, [], "is a section"),
         ("[kafka", {}, [], "is not TOML"),
         ("[kafka]\nextra = 5", {}, [], "is a table"),
+        ("[kafka.topc]", {}, [], "unknown setting 'kafka.topc'"),
+        ("[kafka.topic]", {}, [], "kafka.topic: Expected `str`"),
         (None, {"KALSHIBOOK_KAFKA_EXTRA": "{}"}, [], "names a table"),
         (None, {}, ["kafka.extra={}"], "is a table"),
         (None, {}, ["kafka.topic"], "has no '='"),
@@ -258,6 +260,14 @@ def test_misshapen_sources(
     """What is not a setting at all is told apart from what is unknown."""
     with pytest.raises(SettingsError, match=message):
         _load(file, environ, *arguments, folder=tmp_path)
+
+
+def test_a_table_may_be_empty(tmp_path: Path) -> None:
+    """A table's heading without keys, all of them commented out perhaps, sets nothing."""
+    loaded = _load("[kafka]\n[kafka.extra]\n", folder=tmp_path)
+
+    assert {} == loaded.settings.kafka.extra
+    assert [] == [row for row in loaded.rows() if row.origin != "default"]
 
 
 def test_the_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -232,6 +232,8 @@ def _from_file(file: Path | None) -> dict[str, _Found]:
         if not isinstance(values, dict):
             raise SettingsError(f"[{section}] is a section, not a value ({origin})")
         for path, value in _leaves(section, values):
+            if value == {} and path in _FIELDS and _FIELDS[path].is_table:
+                continue
             _field_of(path, origin)
             found[path] = _Found(value, origin)
     return found
@@ -241,7 +243,7 @@ def _leaves(prefix: str, values: Mapping[str, object]) -> Iterable[tuple[str, ob
     """Yield path and value; an unquoted dotted key in TOML makes tables, and means the same here."""
     for key, value in values.items():
         path = f"{prefix}.{key}"
-        if isinstance(value, dict):
+        if isinstance(value, dict) and value:
             yield from _leaves(path, value)
         else:
             yield path, value

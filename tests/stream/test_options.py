@@ -177,6 +177,7 @@ async def test_reply_backlog_bytes(autojump_clock: MockClock) -> None:
         ("port", 65_536, "0 to 65535"),
         ("path", "ws", "begins with '/'"),
         ("send_timeout_s", 0, "at least 0.001"),
+        ("gather_ms", float("nan"), "at least 0"),
         ("max_connections", 0, "at least 1"),
         ("max_message_bytes", 1_023, "at least 1024"),
         ("snapshot_cache_bytes", -1, "at least 0"),

@@ -141,5 +141,5 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
         if not self.path.startswith("/"):
             raise SettingsError(f"stream.path is {self.path!r}; it begins with '/'")
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # so written, it refuses "not a number" too
                 raise SettingsError(f"stream.{name} is {getattr(self, name)}; it must be at least {least}")
