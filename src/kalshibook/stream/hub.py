@@ -101,6 +101,11 @@ class Hub:
         self._clients[client] = None
         return client
 
+    @property
+    def clients(self) -> int:
+        """How many clients are connected."""
+        return len(self._clients)
+
     def deliver(self, batch: ChangeBatch, now_us: int) -> None:
         """
         Hand one batch to every client that subscribes to any of it.

@@ -30,9 +30,12 @@ __all__ = ["StreamServer", "StreamStatistics", "refuse"]
 
 logger = logging.getLogger(__name__)
 
-# A feed that catches up makes batches of 65,536 changes, at 0.5 to 3 µs each. In slices, clients
-# are served in between.
+# A feed that catches up makes batches of 65,536 changes, at 0.5 µs each and 0.15 µs for each client
+# that has a part in it. They are routed in slices of about 5 ms, so that others are served in
+# between, and written after so many changes that few are out of date by then.
 _SLICE: Final = 2_000
+_LEAST_SLICE: Final = 50
+_HANDED_AT_ONCE: Final = 20_000
 
 _QUIET: Final = frozenset({Cause.CLIENT, Cause.STOP})
 
@@ -157,14 +160,23 @@ class StreamServer:
         async for first in changes:
             # All that waits goes out in one round, however many batches it is.
             for batch in (first, *changes.take_waiting()):
-                for part in _sliced(batch):
-                    self._rounds.begin()
-                    self._hub.deliver(part, now_us())
-                    if len(part.changes) >= _SLICE:
-                        await self._rounds.write()
+                await self._route(batch)
             await self._rounds.write()
             if pause:
                 await changes.gather(pause)
+
+    async def _route(self, batch: ChangeBatch) -> None:
+        size = min(max(_HANDED_AT_ONCE // max(self._hub.clients, 1), _LEAST_SLICE), _SLICE)
+        routed = 0
+        for part in _sliced(batch, size):
+            self._rounds.begin()
+            self._hub.deliver(part, now_us())
+            routed += len(part.changes)
+            if routed >= _SLICE:
+                await self._rounds.write()
+                routed = 0
+            elif len(batch.changes) > size:
+                await trio.lowlevel.checkpoint()
 
     async def _stop_clients(self) -> None:
         self._stopping = True
@@ -241,13 +253,13 @@ def refuse(handshake: Handshake, options: StreamOptions) -> Refusal | None:
     return Refusal(403, f"pages of {origin} may not connect; stream.origins lists those that may")
 
 
-def _sliced(batch: ChangeBatch) -> Iterator[ChangeBatch]:
-    if len(batch.changes) <= _SLICE:
+def _sliced(batch: ChangeBatch, size: int) -> Iterator[ChangeBatch]:
+    if len(batch.changes) <= size:
         yield batch
         return
-    yield ChangeBatch(batch.changes[:_SLICE], batch.conflated, batch.lost)
-    for start in range(_SLICE, len(batch.changes), _SLICE):
-        yield ChangeBatch(batch.changes[start : start + _SLICE], 0, 0)
+    yield ChangeBatch(batch.changes[:size], batch.conflated, batch.lost)
+    for start in range(size, len(batch.changes), size):
+        yield ChangeBatch(batch.changes[start : start + size], 0, 0)
 
 
 async def _listen(options: StreamOptions) -> list[trio.SocketListener]:
