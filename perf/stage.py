@@ -88,7 +88,12 @@ def staged(load: LoadSettings, *, late: bool = False, **server: Any) -> Iterator
     with ExitStack() as stack:
         broker = stack.enter_context(Worker("broker", topics={_TOPIC: load.partitions}))
         address = broker.greeting["address"]
-        publisher = stack.enter_context(Worker("publisher", address=address, load=load._asdict()))
+        # What is read later is published in large batches, which compress well: the embedded broker
+        # keeps 5 MiB of a partition.
+        linger_ms = 100 if late else 1
+        publisher = stack.enter_context(
+            Worker("publisher", address=address, load=load._asdict(), linger_ms=linger_ms)
+        )
         publisher.ask("snapshots")
         process = stack.enter_context(
             Worker("server", address=address, load=load._asdict(), late=late, **server)

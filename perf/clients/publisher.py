@@ -16,14 +16,14 @@ _SLICE_S: Final = 0.001
 class Publisher:
     """Publishes one load to one topic, each market's records to the market's partition."""
 
-    def __init__(self, address: str, load: dict[str, Any]) -> None:
+    def __init__(self, address: str, load: dict[str, Any], linger_ms: int) -> None:
         self._load = Load(LoadSettings(**load))
         self._encoder = Encoder(self._load)
         self._producer = Producer(
             {
                 "bootstrap.servers": address,
                 **EmbeddedBroker.PRODUCER_SETTINGS,
-                "linger.ms": 1,
+                "linger.ms": linger_ms,
                 "queue.buffering.max.messages": 1_000_000,
                 "queue.buffering.max.kbytes": 1_048_576,
                 "enable.idempotence": True,
@@ -89,9 +89,9 @@ class Publisher:
         return {"published": self._published, "failed": self._failed}
 
 
-def main(address: str, load: dict[str, Any]) -> None:
+def main(address: str, load: dict[str, Any], linger_ms: int = 1) -> None:
     """Publish on command."""
-    publisher = Publisher(address, load)
+    publisher = Publisher(address, load, linger_ms)
     answer_commands({"snapshots": publisher.snapshots, "changes": publisher.changes}, {})
 
 

@@ -15,9 +15,9 @@ _LIMIT_MS = 25.0
 
 def run(context: Context) -> ScenarioResult:
     """Fill the topic, start the feed, and ask for one top again and again until it is through."""
-    changes = 100_000 if context.quick else 500_000
+    changes = 100_000 if context.quick else 400_000
     # The embedded broker keeps 5 MiB a partition, compressed: enough partitions hold the topic.
-    load = LoadSettings(seed=context.seed, partitions=32)
+    load = LoadSettings(seed=context.seed, partitions=64)
     alone = _apply_rate(load, min(changes, 200_000))
     context.step(f"saturation: {changes:,} records are published")
     with staged(load, late=True) as stage:
@@ -76,7 +76,7 @@ def _drain(stage: Stage, changes: int) -> dict[str, Any]:
     sockets.ask("subscribe", first=0, count=_CLIENTS, markets=None, channel="top_of_book")
     total = stage.load.markets + changes
     before = server.ask("usage")
-    sockets.tell("read", seconds=2.0, quiet=2.0)
+    sockets.tell("read", seconds=changes / 20_000, quiet=1.0)
     # Alone it would be through after this many seconds; the requests end before the topic does.
     seconds = changes / 100_000
     requests.tell("repeat", path="/v1/tops?tickers=KXPERF-26DEC01-T000000", seconds=seconds, pause_s=0.005)
