@@ -14,7 +14,7 @@ from kalshibook.errors import FeedError, StoreError
 from kalshibook.feeds import EmbeddedBroker, Feed, FeedState, KafkaFeed, KafkaOptions
 from kalshibook.feeds.link import KafkaLink
 from kalshibook.feeds.quarantine import QuarantinedRecord
-from kalshibook.store import BookStore, Condition, IncidentKind, StoreWriter
+from kalshibook.store import BookStore, Condition, IncidentKind, MarketStatus, StoreWriter
 from kalshibook.wire import decode_envelope, encode_envelope
 from tests.feeds.reading import TIMEOUT_S, TOPIC, options_for, produce, reaches
 from tests.kafka.gatherer import Gatherer, books_of
@@ -238,6 +238,41 @@ class TestRestart:
         assert gatherer.books == books_of(store.cut()) == books_of(unstopped.cut())
         outcomes = {name: count for name, count in store.statistics().outcomes.items() if count}
         assert {"snapshot": 9, "delta": 1_500} == outcomes
+
+    def test_times_that_moved_are_read_before_they_pass(
+        self, broker: EmbeddedBroker, store: BookStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A close time that was put off before it passed closes nothing, however slowly that is read."""
+        monkeypatch.setattr("kalshibook.feeds.session._TICK_US", 0)
+        now_s = int(time.time())
+        message: dict[str, Any] = {"market_ticker": "A", "event_type": "created", "open_ts": 1}
+        for closes_s in (now_s - 60, now_s + 3_600):
+            frame = {"type": "market_lifecycle_v2", "sid": 1, "msg": message | {"close_ts": closes_s}}
+            produce(broker, envelope(frame, ticker="A"), key="A")
+            message["event_type"] = "close_date_updated"
+        with KafkaFeed(store, options_for(broker, batch_records=1)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            reaches(store, lambda cut: cut["A"].market.status is MarketStatus.ACTIVE)
+
+    def test_records_between_two_feeds_are_a_loss(
+        self, broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
+    ) -> None:
+        """Books of an earlier feed are in doubt where the next one begins beyond what that had read."""
+        for number in range(2):
+            gatherer.snapshot(f"M{number}", number)
+        gatherer.flush()
+        with KafkaFeed(store, options_for(broker)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+        gatherer.deltas(4)
+        gatherer.flush()
+        begin = {0: 2, 1: 1}
+        with KafkaFeed(store, options_for(broker, start="offsets", start_offsets=begin)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+
+        assert {"M0": Condition.STALE, "M1": Condition.LIVE} == {
+            ticker: book.condition for ticker, book in store.cut().items()
+        }
+        assert any("offsets 1 to 2 of partition 0" in found.detail for found in store.incidents.recent())
 
     def test_reading_all_again_changes_nothing(
         self, broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore

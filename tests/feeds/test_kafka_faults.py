@@ -41,6 +41,26 @@ def test_broker_goes_and_comes_back(broker: EmbeddedBroker, gatherer: Gatherer, 
     ][:4]
 
 
+def test_one_of_several_brokers_goes(store: BookStore) -> None:
+    """While a partition has no broker the store is behind, for its books stand still; then it is read on."""
+    with EmbeddedBroker({TOPIC: 3}, brokers=3) as broker, Gatherer(topic_of(broker)) as gatherer:
+        for number in range(3):
+            gatherer.snapshot(f"M{number}", number)
+        gatherer.flush()
+        with KafkaFeed(store, options_for(broker)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            broker.down(2)
+            assert feed.wait_state(FeedState.BROKER_DOWN, timeout=TIMEOUT_S)
+            assert not store.ready
+            broker.up(2)
+            assert feed.wait_ready(TIMEOUT_S)
+            gatherer.deltas(9)
+            gatherer.flush()
+            reaches(store, lambda cut: sum(cut.offsets.values()) == gatherer.published)
+
+    assert gatherer.books == books_of(store.cut())
+
+
 def test_broker_comes_after_the_feed(broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore) -> None:
     """A feed that is started first waits, says so, and is not ready."""
     gatherer.snapshot("A", 0)

@@ -9,6 +9,7 @@ from kalshibook.feeds.positions import (
     start_at_beginning,
     start_at_offsets,
     start_at_time,
+    without_hole,
 )
 
 BOUNDS = {0: Bounds(5, 20), 1: Bounds(0, 0), 2: Bounds(30, 30)}
@@ -25,6 +26,13 @@ class TestStart:
 
         assert {0: 12, 1: 0, 2: 30, 3: 9} == start.offsets
         assert "from 60 minutes ago" == start.note
+
+    def test_beyond_what_was_consumed_before(self) -> None:
+        """What lies between an earlier reading's end and the start is lost; what is read again is not."""
+        start = without_hole(start_at_beginning(BOUNDS), {0: 4, 1: 3, 7: 1})
+
+        assert {0: "offsets 4 to 5 of partition 0 were not read"} == start.overtaken
+        assert {} == without_hole(start_at_beginning(BOUNDS), {0: 5, 2: 31}).overtaken
 
     def test_at_time_without_search(self) -> None:
         """A broker that does not find even its oldest record cannot search: all of it is read."""

@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, Message
 
 from kalshibook.feeds import EmbeddedBroker, FeedState, KafkaFeed
 from kalshibook.feeds.link import KafkaLink
+from kalshibook.feeds.watch import Unavailable
 from kalshibook.store import BookStore, Condition, Incident, IncidentKind
 from tests.feeds.reading import TIMEOUT_S, options_for, reaches
 from tests.kafka.gatherer import Gatherer
@@ -122,6 +123,40 @@ def test_groups_need_not_be_allowed(events: Events, feed: KafkaFeed, store: Book
 
     assert before == newest(store)
     assert feed.health().ok
+
+
+def test_refused_for_long(
+    monkeypatch: pytest.MonkeyPatch, events: Events, feed: KafkaFeed, store: BookStore
+) -> None:
+    """While the topic may not be read the store is behind, and says why."""
+
+    def partitions(_: KafkaLink) -> list[int]:
+        raise Unavailable(FeedState.AUTHENTICATION_FAILED, "no entry")
+
+    monkeypatch.setattr(KafkaLink, "partitions", partitions)
+    events.send(event(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+
+    assert "no entry" == reaches(store, lambda cut: not cut.ready).behind
+
+
+def test_an_end_before_records_of_the_same_batch(
+    monkeypatch: pytest.MonkeyPatch, feed: KafkaFeed, gatherer: Gatherer, store: BookStore
+) -> None:
+    """An end that was true when it was queued does not take the position back behind the records after it."""
+
+    def poll(link: KafkaLink, most: int, timeout_s: float) -> list[Message]:
+        messages = REAL_POLL(link, most, timeout_s)
+        records = [message for message in messages if message.error() is None]
+        return [event(KafkaError._PARTITION_EOF), *records] if records else []
+
+    monkeypatch.setattr(KafkaLink, "poll", poll)
+    gatherer.delta("A", "yes", 4_000, 100)
+    gatherer.delta("A", "yes", 4_000, 100)
+    gatherer.flush()
+    reaches(store, lambda cut: cut.reaches({0: 2}))
+    assert feed.stop(TIMEOUT_S)
+
+    assert 3 == feed.health().partitions[0].next_offset
 
 
 def test_events_after_a_new_beginning_are_dropped(

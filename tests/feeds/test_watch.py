@@ -56,7 +56,47 @@ class TestTrouble:
         assert trouble(watch) is None
         watch.on_statistics(statistics(TRYING, COORDINATOR))
 
-        assert (FeedState.BROKER_DOWN, "no broker is connected") == trouble(watch)
+        assert (FeedState.BROKER_DOWN, "no broker answers") == trouble(watch)
+
+    @pytest.mark.parametrize("leader", [-1, 2, 3])
+    def test_one_of_several_brokers_is_gone(self, watch: BrokerWatch, leader: int) -> None:
+        """A partition that no connected broker serves is trouble, although others are read on."""
+        others = {"broker": 1, "fetch_state": "active"}
+        for number in range(2):
+            assert trouble(watch) is None, number
+            watch.on_statistics(
+                statistics(UP, TRYING | {"nodeid": 2}, p0=others, p1=others | {"broker": leader})
+            )
+        found = trouble(watch)
+
+        assert found is not None
+        assert (FeedState.BROKER_DOWN, "partitions [1] cannot be read: no broker answers") == found
+        watch.on_statistics(statistics(UP, p0=others, p1=others))
+        assert trouble(watch) is None
+
+    def test_a_partition_that_is_not_read_needs_no_broker(self, watch: BrokerWatch) -> None:
+        """Partitions that are not assigned, or gone with their topic, are no trouble of the brokers."""
+        for _ in range(3):
+            watch.on_statistics(
+                statistics(
+                    UP,
+                    p0={"fetch_state": "none"},
+                    p1={"fetch_state": "active", "unknown": True},
+                )
+            )
+
+        assert trouble(watch) is None
+
+    @pytest.mark.parametrize(
+        ("waiting", "idle_us", "hangs"), [(1, 7_000_000, False), (1, 8_000_000, True), (0, 10**9, False)]
+    )
+    def test_a_broker_that_hangs(self, watch: BrokerWatch, waiting: int, idle_us: int, hangs: bool) -> None:
+        """A connected broker that leaves a request unanswered for seconds counts as gone; an idle one not."""
+        watch.longest_wait_us = 2_500_000
+        for _ in range(2):
+            watch.on_statistics(statistics(UP | {"waitresp_cnt": waiting, "rxidle": idle_us}))
+
+        assert hangs is (watch.trouble is not None)
 
     @pytest.mark.parametrize(
         ("code", "expected"),

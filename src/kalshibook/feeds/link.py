@@ -85,6 +85,7 @@ class KafkaLink:
             raise FeedError(f"librdkafka refuses a setting: {error.args[0].str()}") from error
         except (TypeError, ValueError) as error:
             raise FeedError(f"librdkafka refuses a setting: {error}") from error
+        self.watch.longest_wait_us = int(settings["fetch.wait.max.ms"]) * 1_000
 
     def partitions(self) -> list[int]:
         """

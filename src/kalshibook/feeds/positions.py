@@ -5,7 +5,15 @@ from typing import NamedTuple
 
 from kalshibook.feeds.base import PartitionHealth
 
-__all__ = ["Bounds", "Positions", "Start", "start_at_beginning", "start_at_offsets", "start_at_time"]
+__all__ = [
+    "Bounds",
+    "Positions",
+    "Start",
+    "start_at_beginning",
+    "start_at_offsets",
+    "start_at_time",
+    "without_hole",
+]
 
 _UNKNOWN = -1
 """What a broker answers for a time when no record is that young, or when it cannot search by time."""
@@ -85,6 +93,22 @@ def start_at_time(
     if blind:
         note = f"from the beginning instead of {minutes} minutes ago: this broker cannot search by time"
     return Start(offsets, {}, note)
+
+
+def without_hole(start: Start, reached: Mapping[int, int]) -> Start:
+    """
+    Count partitions as overtaken in which reading begins beyond what a store has consumed before.
+
+    Args:
+        start: where to begin.
+        reached: next offset by partition, as in `Cut.offsets`.
+    """
+    holes = {
+        partition: f"offsets {reached[partition]} to {offset} of partition {partition} were not read"
+        for partition, offset in start.offsets.items()
+        if partition in reached and offset > reached[partition]
+    }
+    return start._replace(overtaken={**holes, **start.overtaken})
 
 
 class _Position:

@@ -20,6 +20,7 @@ from kalshibook.feeds.positions import (
     start_at_beginning,
     start_at_offsets,
     start_at_time,
+    without_hole,
 )
 from kalshibook.feeds.quarantine import Quarantine
 from kalshibook.feeds.records import RecordIntake
@@ -94,7 +95,7 @@ class ReadingSession:
             self.positions.consumed(next_offsets)
             # After the records: an end of a partition follows the records before it.
             for event in events:
-                if self._on_event(event):
+                if self._on_event(event, next_offsets):
                     break  # the others are about an assignment that is over
             self._writer.commit()
         if self._keep_time():
@@ -118,8 +119,8 @@ class ReadingSession:
                 if again and missing.state is FeedState.TOPIC_MISSING:
                     # What comes back under the name is another topic: its offsets mean nothing to us.
                     self._writer.doubt_all(f"topic {self._options.topic!r} is gone")
-                    self._writer.set_ready(False, missing.reason)
                     find, again = start_at_beginning, False
+                self._writer.set_ready(False, missing.reason)
                 self._show(missing.state, missing.reason)
                 self._pause(pause_s)
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
@@ -142,6 +143,10 @@ class ReadingSession:
         self._begin(partial(start_at_offsets, wanted=self.positions.next_offsets), again=True)
 
     def _start(self, bounds: dict[int, Bounds]) -> Start:
+        # A store that an earlier feed has filled holds books of records before these.
+        return without_hole(self._chosen(bounds), self._store.cut().offsets)
+
+    def _chosen(self, bounds: dict[int, Bounds]) -> Start:
         options = self._options
         if options.start == "beginning":
             return start_at_beginning(bounds)
@@ -151,8 +156,14 @@ class ReadingSession:
         found = self._link.offsets_at(bounds, wanted_ms)
         return start_at_time(bounds, found, self._link.offsets_at(bounds, 0), options.rewind_minutes)
 
-    def _on_event(self, message: Message) -> bool:
-        """Act on what is no record, and tell whether everything was assigned anew."""
+    def _on_event(self, message: Message, next_offsets: dict[int, int]) -> bool:
+        """
+        Act on what is no record, and tell whether everything was assigned anew.
+
+        Args:
+            message: the error or event.
+            next_offsets: how far the records of the same batch came, by partition.
+        """
         error = message.error()
         assert error is not None, "records are taken by the intake"
         if error.fatal():
@@ -160,7 +171,9 @@ class ReadingSession:
         partition: int = message.partition()  # type: ignore[assignment]  # -1 where it concerns none
         code = error.code()
         if code == KafkaError._PARTITION_EOF:  # noqa: SLF001
-            self.positions.end_reached(partition, message.offset())  # type: ignore[arg-type]
+            end: int = message.offset()  # type: ignore[assignment]
+            # Records that came after this end may be in the batch too.
+            self.positions.end_reached(partition, max(end, next_offsets.get(partition, 0)))
         elif code in _RETENTION:
             self._doubt(partition, "are gone", error)
             self.positions.restart(partition)
@@ -185,8 +198,10 @@ class ReadingSession:
         if 0 <= now_us - self._ticked_us < _TICK_US:
             return False
         self._ticked_us = now_us
-        self._writer.tick(now_us)
-        self._writer.commit()
+        # What is still to be read may have moved the times at which markets open and close.
+        if self._store.ready:
+            self._writer.tick(now_us)
+            self._writer.commit()
         self._quarantine.poll()
         return True
 

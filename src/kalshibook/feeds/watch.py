@@ -32,10 +32,17 @@ _MISSING: Final = frozenset(
 class _Broker(msgspec.Struct, gc=False):
     nodeid: int = -1
     state: str = ""
+    waitresp_cnt: int = 0
+    """Requests that wait for an answer."""
+    rxidle: int = -1
+    """Microseconds since the last byte came."""
 
 
 class _Partition(msgspec.Struct, gc=False):
     unknown: bool = False
+    broker: int = -1
+    """Which broker it is read from, or -1."""
+    fetch_state: str = ""
     ls_offset: int = -1
     fetchq_cnt: int = 0
 
@@ -48,6 +55,10 @@ class _Statistics(msgspec.Struct, gc=False):
     brokers: dict[str, _Broker] = {}
     topics: dict[str, _Topic] = {}
 
+
+_NO_TOPIC: Final = _Topic()
+_PATIENCE_US: Final = 5_000_000
+"""How long a request may wait beyond what it asks for until its broker counts as hanging."""
 
 _statistics_decoder: Final = msgspec.json.Decoder(_Statistics, strict=False)
 
@@ -97,6 +108,8 @@ class BrokerWatch:
         """All partitions that the topic is known to have, those that are not read included."""
         self.queued = 0
         """Records fetched and not yet polled."""
+        self.longest_wait_us = 0
+        """How long a broker may keep a fetch waiting for records."""
 
     @property
     def vanished(self) -> bool:
@@ -126,7 +139,16 @@ class BrokerWatch:
     def on_statistics(self, text: str) -> None:
         """Take over librdkafka's statistics, as JSON."""
         statistics = _statistics_decoder.decode(text)
-        if any(broker.nodeid >= 0 and broker.state == "UP" for broker in statistics.brokers.values()):
+        topic = statistics.topics.get(self._topic, _NO_TOPIC)
+        partitions = {number: one for number, one in topic.partitions.items() if number >= 0}
+        answering = {broker.nodeid for broker in statistics.brokers.values() if self._answers(broker)}
+        # One broker that is gone, of several, raises no error: its partitions just say nothing more.
+        unread = sorted(
+            number
+            for number, one in partitions.items()
+            if one.fetch_state == "active" and not one.unknown and one.broker not in answering
+        )
+        if answering and not unread:
             self.trouble = None
             self._without_broker = 0
             self.last_reason = ""
@@ -134,11 +156,16 @@ class BrokerWatch:
             self._without_broker += 1
             # A connection that hangs reports no error for a minute.
             if self._without_broker > 1 and self.trouble is None:
-                reason = self.last_reason or "no broker is connected"
+                reason = self.last_reason or "no broker answers"
+                if answering:
+                    reason = f"partitions {unread} cannot be read: {reason}"
                 self.trouble = Unavailable(FeedState.BROKER_DOWN, reason)
-        topic = statistics.topics.get(self._topic)
-        if topic is not None:
-            self._on_topic({number: one for number, one in topic.partitions.items() if number >= 0})
+        if partitions:
+            self._on_topic(partitions)
+
+    def _answers(self, broker: _Broker) -> bool:
+        hangs = broker.waitresp_cnt > 0 and broker.rxidle > _PATIENCE_US + self.longest_wait_us
+        return broker.nodeid >= 0 and broker.state == "UP" and not hangs
 
     def _on_topic(self, partitions: Mapping[int, _Partition]) -> None:
         self.known_partitions = frozenset(partitions)
