@@ -2,7 +2,6 @@
 
 import threading
 import time
-from types import TracebackType
 from typing import Final, Self
 
 from kalshibook.cli.latency import Durations
@@ -56,9 +55,7 @@ class Meter:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join()
         self._reader.close()

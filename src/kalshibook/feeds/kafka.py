@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Final, Self, final
 
 from kalshibook.errors import FeedError, StoreError
@@ -196,12 +195,7 @@ class KafkaFeed:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop."""
         self.stop()
 

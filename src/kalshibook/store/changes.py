@@ -10,7 +10,6 @@ bounded by its capacity or the number of markets, whatever the writer does. What
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from types import TracebackType
 from typing import Self, TypeAlias
 
 import msgspec
@@ -102,9 +101,7 @@ class ChangeReader:
         """Return the reader."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close it."""
         self.close()
 
