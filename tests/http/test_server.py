@@ -80,10 +80,11 @@ async def test_tells_a_websocket_client_that_this_is_the_wrong_address(
 
 
 async def test_a_free_port_is_taken_and_answers() -> None:
-    """Port 0 gives the bound address, and an ordinary client is answered there."""
+    """Port 0 gives each server an address of its own, and an ordinary client is answered there."""
     store, _ = filled_store()
     async with (
         running(make_app(store)) as (host, port),
+        running(make_app(store)) as (_, another),
         httpx.AsyncClient(base_url=f"http://{host}:{port}") as client,
     ):
         answer = await client.get("/v1/tops", params={"tickers": LIVE})
@@ -92,6 +93,7 @@ async def test_a_free_port_is_taken_and_answers() -> None:
             "/v1/tops", params={"tickers": LIVE}, headers={"If-None-Match": answer.headers["ETag"]}
         )
 
+    assert port != another
     assert [LIVE] == [row["ticker"] for row in answer.json()["markets"]]
     assert (200, b"") == (head.status_code, head.content)
     assert (304, b"") == (again.status_code, again.content)
