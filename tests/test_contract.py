@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -15,14 +16,17 @@ from kalshibook.feeds.player import play
 from kalshibook.feeds.publisher import Publisher
 from kalshibook.feeds.tape import RecordedFrame
 from kalshibook.simulator import GeneratorOptions, MarketGenerator
+from kalshibook.simulator.exchange import ExchangeModel
 from kalshibook.store import Book, BookStore, Condition
 from kalshibook.testing import FrameFactory
+from kalshibook.wire import Side
 from tests.http.client import api_of
 from tests.store.builders import levels
 from tests.stream.stage import Stage
 
 START_US = 1_790_000_000_000_000
 FRAMES = 12_000
+SIDES: tuple[Side, Side] = ("yes", "no")
 TIMEOUT_S = 60
 
 
@@ -60,11 +64,13 @@ def received(frames: Iterable[tuple[int, bytes]]) -> Iterator[RecordedFrame]:
         yield RecordedFrame(now_us // 1_000, "c1", frame)
 
 
-def test_generated_bytes_become_the_true_books(broker: EmbeddedBroker) -> None:
+@pytest.mark.trio
+async def test_generated_bytes_become_the_true_books(broker: EmbeddedBroker) -> None:
     """
-    The simulator's bytes, by Kafka and back, are its own books: level by level, for every market.
+    The simulator's bytes, by Kafka and back, are its own books: level by level, in store and REST.
 
-    With the times of the exchange and of receipt, the numbers, the names and the results on the way.
+    To the hundredth of a cent and of a contract, with the times of the exchange and of receipt, the
+    names and the results on the way.
     """
     options = GeneratorOptions(
         markets=60, messages_per_second=300, short_lived=0.5, life_seconds=20, pauses_per_hour=360, seed=5
@@ -100,6 +106,7 @@ def test_generated_bytes_become_the_true_books(broker: EmbeddedBroker) -> None:
     assert len(spoken) == sum(outcomes.values())
     assert {"snapshot", "delta", "trade", "lifecycle"} == {name for name, count in outcomes.items() if count}
     _check_stamps(cut.books())
+    await _check_served(store, generator.exchange)
 
 
 def _check_stamps(books: Iterable[Book]) -> None:
@@ -110,6 +117,22 @@ def _check_stamps(books: Iterable[Book]) -> None:
             assert stamps.exchange_us is not None
             assert stamps.received_us is not None
             assert 2_000 <= stamps.received_us - stamps.exchange_us <= 4_000
+
+
+async def _check_served(store: BookStore, exchange: ExchangeModel) -> None:
+    with store.writer() as writer:
+        writer.set_ready(ready=True)
+    query = "&".join(f"tickers={market.ticker}" for market in exchange)
+    answer = await api_of(store).get(f"/trade-api/v2/markets/orderbooks?{query}")
+    served = {row["ticker"]: row["orderbook_fp"] for row in answer.json["orderbooks"]}
+    finest = set()
+    for market in exchange:
+        for side in SIDES:
+            found = served[market.ticker][f"{side}_dollars"]
+            levels_of_it = [(int(Decimal(price) * 10_000), int(Decimal(size) * 100)) for price, size in found]
+            assert market.levels(side) == levels_of_it
+            finest |= {next(step for step in (100, 10, 1) if price % step == 0) for price, _ in levels_of_it}
+    assert {100, 10, 1} == finest, "cents, tenths and hundredths of a cent were among the prices"
 
 
 CENTS = (
