@@ -195,6 +195,24 @@ def test_asyncio_receives_batches_until_the_reader_is_closed() -> None:
     assert seen == ["A", "B", "C"]
 
 
+def test_a_loop_that_closes_does_not_end_the_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may end its loop, between a look at it and a call, without closing the reader."""
+    store = BookStore()
+    reader = store.changes()
+    script = Script(store)
+    script.snapshot({100: 1}, {})
+    loop = asyncio.new_event_loop()
+    batches = reader.asyncio()
+    loop.run_until_complete(anext(batches))
+    loop.close()
+    monkeypatch.setattr(loop, "is_closed", lambda: False)
+
+    assert "delta" == script.delta("yes", 100, 1)
+    batch = reader.take_nowait()
+    assert batch is not None
+    assert 1 == len(batch.changes)
+
+
 def test_changes_that_move_only_a_number_are_not_announced() -> None:
     """A delta of 0 and a delta of a stale book tell a reader nothing."""
     store = BookStore()

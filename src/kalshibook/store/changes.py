@@ -10,6 +10,7 @@ bounded by its capacity or the number of markets, whatever the writer does. What
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import Self, TypeAlias
 
 import msgspec
@@ -141,7 +142,8 @@ class ChangeReader:
         arrived = asyncio.Event()
 
         def wake() -> None:
-            if not loop.is_closed():
+            # The loop may be closed at any moment by its own thread; the writer's must survive that.
+            with suppress(RuntimeError):
                 loop.call_soon_threadsafe(arrived.set)
 
         with self._condition:
