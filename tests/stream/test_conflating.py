@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.store.builders import lifecycle, ticker_message, trade
-from tests.stream.stage import T40, T45, Stage, User
+from tests.stream.stage import T40, T45, TOAD, Stage, User
 
 
 def watch(stage: Stage, channel: str = "top_of_book", *tickers: str, **params: Any) -> User:
@@ -332,6 +332,87 @@ def test_all_markets_cost_a_client_nothing_before_they_are_written() -> None:
         tracemalloc.stop()
     assert held < 10 * 10_000
     assert 5_000 == len(messages(users[0]))
+
+
+def test_markets_of_a_prefix_cost_a_client_nothing_before_they_are_written() -> None:
+    """A subscription by prefix walks its markets as it is written too: the command itself holds up nobody."""
+    stage = Stage()
+    for n in range(5_000):
+        stage.script.snapshot({4_000: 100}, {}, ticker=f"KX-{n}")
+    stage.deliver()
+    user = stage.connect()
+    tracemalloc.start()
+    try:
+        user.send("subscribe", channels=["top_of_book"], market_prefixes=["K", "KX"], market_tickers=["KX-7"])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10_000
+    assert sorted(f"KX-{n}" for n in range(5_000)) == sorted(top["market_ticker"] for top in messages(user))
+
+
+def test_a_prefix_added_later_sends_nothing_older_than_its_first_state() -> None:
+    """A change that was under way when a prefix was added does not follow the state that has it already."""
+    stage = Stage()
+    for ticker in (T40, TOAD):
+        stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+    stage.deliver()
+    user = watch(stage, "top_of_book", T40)
+    user.hear()
+    for ticker in (T40, TOAD):
+        stage.script.delta("yes", 4_000, 10, ticker=ticker)
+    user.send("subscribe", channels=["top_of_book"], market_prefixes=["KX"])
+    stage.deliver()
+    assert [(TOAD, "1.10"), (T40, "1.10")] == [
+        (top["market_ticker"], top["yes_bid_size_fp"]) for top in messages(user)
+    ]
+
+
+def test_a_prefix_deleted_while_it_is_walked_ends_there() -> None:
+    """What is left of a prefix's first state is not sent once the prefix is deleted, a second one's is."""
+    stage = Stage()
+    for name in ("A", "B"):
+        for n in range(30):
+            stage.script.snapshot({4_000: 100}, {}, ticker=f"{name}-{n}")
+    stage.deliver()
+    user = stage.connect()
+    user.send("subscribe", channels=["top_of_book"], market_prefixes=["A"])
+    before = _some(user, 2_000)
+    assert 0 < len(before) < 30
+    user.send("subscribe", channels=["top_of_book"], market_prefixes=["B"])
+    user.send("update_subscription", sid=1, action="delete_markets", market_prefixes=["A"])
+    assert {f"B-{n}" for n in range(30)} == {top["market_ticker"] for top in messages(user)}
+
+
+def test_a_market_named_beside_its_prefix_is_sent_when_the_prefix_goes() -> None:
+    """A market that was added by name while a prefix covers it keeps its first state without the prefix."""
+    stage = Stage()
+    for n in range(30):
+        stage.script.snapshot({4_000: 100}, {}, ticker=f"A-{n:02d}")
+    stage.deliver()
+    user = stage.connect()
+    user.send("subscribe", channels=["top_of_book"], market_prefixes=["A"])
+    assert "A-29" not in {top["market_ticker"] for top in _some(user, 2_000)}
+    user.send("update_subscription", sid=1, action="add_markets", market_tickers=["A-29"])
+    user.send("update_subscription", sid=1, action="delete_markets", market_prefixes=["A"])
+    assert ["A-29"] == [top["market_ticker"] for top in messages(user)]
+
+
+def test_prefixes_added_and_deleted_over_and_over_do_not_add_up() -> None:
+    """However often a client changes its mind, what waits is bounded by what it selects."""
+    stage = Stage()
+    stage.script.snapshot({4_000: 100}, {}, ticker="A-1")
+    stage.deliver()
+    user = stage.connect()
+    user.ask("subscribe", channels=["top_of_book"], market_prefixes=["B"])
+    for _ in range(3):
+        user.send("update_subscription", sid=1, action="add_markets", market_prefixes=["A", "AB"])
+        user.send("update_subscription", sid=1, action="add_markets", market_prefixes=["A-", "A-1"])
+        user.send("update_subscription", sid=1, action="delete_markets", market_prefixes=["A"])
+    user.send("update_subscription", sid=1, action="add_markets", market_prefixes=["A"])
+    replies = 3 * 3 + 1
+    assert replies + 1 == stage.hub.statistics().waiting
+    assert ["A-1"] == [top["market_ticker"] for top in messages(user)]
 
 
 def _some(user: User, limit_bytes: int) -> list[dict[str, Any]]:

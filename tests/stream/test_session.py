@@ -401,7 +401,7 @@ def test_prefixes() -> None:
     stage = frog()
     user = stage.connect()
     frames = user.ask("subscribe", market_prefixes=["KXFROG-", "KXFROG-26"], market_tickers=[T40, TOAD])
-    assert [T40, TOAD, T45, T50, T55] == [frame["msg"]["market_ticker"] for frame in frames[1:]]
+    assert [T40, T45, T50, T55, TOAD] == sorted(frame["msg"]["market_ticker"] for frame in frames[1:])
     stage.script.delta("yes", 4_000, 100, ticker=T40)
     stage.script.snapshot({100: 100}, {}, ticker="KXFROG-27")
     stage.script.snapshot({100: 100}, {}, ticker="KXOTHER")

@@ -4,9 +4,9 @@ Top of book and ticker: per market the newest state waits, and says how many cha
 What can wait is bounded by the number of markets, however slowly a client reads.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
-from typing import final
+from typing import NamedTuple, final
 
 import msgspec
 
@@ -62,13 +62,13 @@ class ConflatingSubscription(Subscription[Latest]):
         self._floors: dict[str, int] = {}
         """Versions of the later cuts with which markets were added."""
         self._pending: dict[str, Latest] = {}
-        self._sweep: Iterator[Book] | None = None
-        """What remains of the first state of all markets, from the cut that the floor names."""
+        self._sweeps: dict[str, _Sweep] = {}
+        """By prefix, the empty one for all markets: what remains of their first states."""
 
     @property
     def backlog(self) -> int:
-        """How many markets wait; a first state of all markets counts as one."""
-        return len(self._pending) + (self._sweep is not None)
+        """How many markets wait; the first states of all markets, or of a prefix, count as one."""
+        return len(self._pending) + len(self._sweeps)
 
     def push(self, item: Latest) -> None:
         """Take a market's new state; it replaces one that waits, which keeps its place."""
@@ -86,9 +86,9 @@ class ConflatingSubscription(Subscription[Latest]):
 
     def write(self, writer: FrameWriter) -> bool:
         """Write states, longest waiting first."""
-        # Before what waits: that is newer than the state that the sweep sends.
-        if self._sweep is not None and not self._write_sweep(self._sweep, writer):
-            return True
+        # Before what waits: that is newer than the states that the sweeps send.
+        if self._sweeps:
+            self._write_sweeps(writer)
         if writer.is_full:
             return True
         pending, opening, stamp = self._pending, self._bodies.opening, writer.stamp
@@ -110,15 +110,13 @@ class ConflatingSubscription(Subscription[Latest]):
             del pending[ticker]
         return True
 
-    def _write_sweep(self, sweep: Iterator[Book], writer: FrameWriter) -> bool:
-        bodies = self._bodies
-        while not writer.is_full:
-            book = next(sweep, None)
-            if book is None:
-                self._sweep = None
-                return True
-            writer.add(bodies.opening, self.next_head(writer.stamp), bodies.of(book).tail)
-        return False
+    def _write_sweeps(self, writer: FrameWriter) -> None:
+        bodies, sweeps = self._bodies, self._sweeps
+        for prefix in [*sweeps]:
+            for book in sweeps[prefix].books:
+                if writer.add(bodies.opening, self.next_head(writer.stamp), bodies.of(book).tail):
+                    return
+            del sweeps[prefix]
 
     def _begin_every(self, before: Selection, cut: Cut, *, initial: bool) -> None:
         if cut.version > self._floor:
@@ -130,9 +128,32 @@ class ConflatingSubscription(Subscription[Latest]):
             self._floors = {**dict.fromkeys(held, self._floor), **self._floors}
             self._floor = cut.version
         if initial:
-            # Walked as it is written: a list of all markets per client would be its largest part.
-            self._sweep = (book for book in cut.books() if not before.has(book.market.ticker))
-            self._wake()
+            books = (book for book in cut.books() if not before.has(book.market.ticker))
+            self._add_sweep("", _Sweep(cut, books))
+
+    def _begin_prefixes(
+        self,
+        prefixes: Sequence[str],
+        before: Selection,
+        cut: Cut,
+        now_us: int,  # noqa: ARG002 - the states sent at once replace nothing that has waited
+        *,
+        initial: bool,
+    ) -> None:
+        for prefix in prefixes:
+            if before.is_covered(prefix):
+                continue
+            if cut.version > self._floor:
+                self._floors.update(dict.fromkeys(_matching(prefix, before, cut), cut.version))
+            if initial:
+                books = map(cut.__getitem__, _matching(prefix, before, cut))
+                self._add_sweep(prefix, _Sweep(cut, books))
+
+    def _add_sweep(self, prefix: str, sweep: "_Sweep") -> None:
+        # Walked as it is written: made at once, the states of 100,000 markets would be a client's
+        # largest part, and hold up all others for a fifth of a second.
+        self._sweeps[prefix] = sweep
+        self._wake()
 
     def _begin(self, tickers: Collection[str], cut: Cut, now_us: int, *, initial: bool) -> None:
         is_later = cut.version > self._floor
@@ -152,6 +173,29 @@ class ConflatingSubscription(Subscription[Latest]):
         for ticker in tickers:
             self._floors.pop(ticker, None)
             self._pending.pop(ticker, None)
+        for prefix in [prefix for prefix in self._sweeps if not self.selection.is_covered(prefix)]:
+            self._end_sweep(prefix, self._sweeps.pop(prefix).cut)
+
+    def _end_sweep(self, prefix: str, cut: Cut) -> None:
+        # Markets that are also selected by name may have been left to the sweep.
+        for ticker in self.selection.tickers:
+            book = cut.get(ticker) if ticker.startswith(prefix) else None
+            if book is not None and ticker not in self._pending:
+                latest = Latest(ticker, book.version, self._bodies.of(book), cut.applied_us, 0)
+                self._pending[ticker] = latest
 
     def _clear(self) -> None:
-        self._floors, self._pending, self._sweep = {}, {}, None
+        self._floors, self._pending, self._sweeps = {}, {}, {}
+
+
+class _Sweep(NamedTuple):
+    cut: Cut
+    books: Iterator[Book]
+    """Those of the cut that are still to be written."""
+
+
+def _matching(prefix: str, before: Selection, cut: Cut) -> Iterator[str]:
+    # A function and not an expression, which would list the tickers at once.
+    for ticker in cut.tickers(prefix=prefix):
+        if not before.has(ticker):
+            yield ticker

@@ -6,7 +6,7 @@ taken none, so no client ever sees a gap that is not one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kalshibook.store import Cut
@@ -93,18 +93,20 @@ class Subscription(ABC, Generic[I]):
             self._routes.add(self, self.selection)
             self._begin_every(selection, cut, initial=initial)
             return
-        matched = (ticker for prefix in markets.prefixes for ticker in cut.tickers(prefix=prefix))
-        candidates = dict.fromkeys((*markets.tickers, *matched))
-        fresh = [ticker for ticker in candidates if not selection.has(ticker)]
-        if markets.prefixes:
-            self._routes.remove(self, selection)
-            selection.prefixes = _shortest((*selection.prefixes, *markets.prefixes))
-            selection.tickers.update(dict.fromkeys(markets.tickers))
-            self._routes.add(self, selection)
-        else:
+        fresh = [ticker for ticker in markets.tickers if not selection.has(ticker)]
+        if not markets.prefixes:
             selection.tickers.update(dict.fromkeys(markets.tickers))
             self._routes.add_tickers(self, fresh)
+            self._begin(fresh, cut, now_us, initial=initial)
+            return
+        self._routes.remove(self, selection)
+        self.selection = Selection()
+        self.selection.prefixes = _shortest((*selection.prefixes, *markets.prefixes))
+        self.selection.tickers = {**selection.tickers, **dict.fromkeys(markets.tickers)}
+        self._routes.add(self, self.selection)
         self._begin(fresh, cut, now_us, initial=initial)
+        selection.tickers = self.selection.tickers.copy()
+        self._begin_prefixes(_shortest(markets.prefixes), selection, cut, now_us, initial=initial)
 
     def remove(self, markets: Markets) -> None:
         """Select no longer what is named; what waits of it is dropped. Names not held are left alone."""
@@ -154,6 +156,15 @@ class Subscription(ABC, Generic[I]):
 
     def _begin_every(self, before: Selection, cut: Cut, *, initial: bool) -> None:
         """Start on all markets but those that were selected before."""
+
+    def _begin_prefixes(
+        self, prefixes: Sequence[str], before: Selection, cut: Cut, now_us: int, *, initial: bool
+    ) -> None:
+        """Start on the markets that begin so, of which none is another's prefix, but for those before."""
+        fresh = [
+            ticker for prefix in prefixes for ticker in cut.tickers(prefix=prefix) if not before.has(ticker)
+        ]
+        self._begin(fresh, cut, now_us, initial=initial)
 
     @abstractmethod
     def _held(self) -> Collection[str]:
