@@ -81,15 +81,15 @@ class TestReading:
         self, broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
     ) -> None:
         """No version before the last record of each partition says ready, and an empty one does not block."""
-        for number in range(300):
-            gatherer.snapshot(f"M{number}", 0 if number < 290 else 2)
+        for number in range(200):
+            gatherer.snapshot(f"M{number}", 0 if number < 190 else 2)
         gatherer.flush()
         with KafkaFeed(store, options_for(broker, batch_records=7)) as feed:
             assert feed.wait_ready(TIMEOUT_S)
         versions = [store.at(version) for version in range(store.cut().version + 1)]
         first = next(cut for cut in versions if cut.ready)
 
-        assert {0: 290, 2: 10} == first.offsets
+        assert {0: 190, 2: 10} == first.offsets
         assert 300 == len(first)
 
     def test_is_ready_on_an_empty_topic(self, broker: EmbeddedBroker, store: BookStore) -> None:

@@ -1,40 +1,25 @@
 """
-A persistent vector made of short pyrsistent vectors: number to item, any length.
+A persistent vector made of short tuples: number to item, any length.
 
-One flat C vector of a million items is a single object that the garbage collector walks from end
-to end whenever it is young, 150 to 350 ms at a million books. Nested vectors of 32 share the same
-structure between versions and leave the collector four short ones per update (2 ms at the longest
-with skewed activity). `docs/discussion/memory.md` has the measurements.
+An update copies one tuple of 16 on each storey, five of them at a million items, and shares the rest.
+Tuples of what cannot be in a cycle drop out of the garbage collector's sight at its first pass over
+them, so a store of a million books costs its process no pause; vectors in C stay in sight for ever.
+`docs/discussion/memory.md` has the measurements.
 """
 
-import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from pyrsistent import PVector, pvector
 
-__all__ = ["HAS_C_VECTOR", "NestedVector", "warn_without_c_vector"]
+__all__ = ["NestedVector"]
 
 T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_Node = tuple[Any, ...]
 
-_BITS: Final = 5
+_BITS: Final = 4
 _MASK: Final = (1 << _BITS) - 1
-_LEAF: Final[PVector[Any]] = pvector()
-
-HAS_C_VECTOR: Final = type(_LEAF).__module__ == "pvectorc"
-"""Whether pyrsistent runs its C vector; it ships one up to Python 3.12 only."""
-
-
-def warn_without_c_vector() -> None:
-    """Log that pyrsistent runs its slow form, and what to do."""
-    if not HAS_C_VECTOR:
-        _log.warning(
-            "pyrsistent has no C vector here: an update takes about 10 us longer. Use Python 3.11 or 3.12, "
-            "or build it: pip install --no-binary pyrsistent pyrsistent"
-        )
 
 
 class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -46,15 +31,15 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
     ('c', 'a', 2)
     """
 
-    root: PVector[Any]
+    root: _Node
     shift: int
-    """Bits of a number below the root's: 0 for one node, 5 more for every storey."""
+    """Bits of a number below the root's: 0 for one node, 4 more for every storey."""
     length: int
 
     @classmethod
     def empty(cls) -> "NestedVector[T]":
         """Return the vector without items."""
-        return cls(_LEAF, 0, 0)
+        return cls((), 0, 0)
 
     def __len__(self) -> int:
         """Count the items."""
@@ -99,38 +84,33 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     def replaced(self, number: int, item: T) -> "NestedVector[T]":
         """Return a vector with another item at `number`, which must exist."""
-        root, shift = self.root, self.shift
-        if not shift:
-            return NestedVector(root.set(number, item), 0, self.length)
-        index = number >> shift & _MASK
-        child = _replaced(root[index], shift - _BITS, number, item)
-        return NestedVector(root.set(index, child), shift, self.length)
+        return NestedVector(_replaced(self.root, self.shift, number, item), self.shift, self.length)
 
     def appended(self, item: T) -> "NestedVector[T]":
         """Return a vector one longer."""
         root, shift = self.root, self.shift
         if self.length == 1 << (shift + _BITS):
-            root, shift = pvector([root]), shift + _BITS
+            root, shift = (root,), shift + _BITS
         return NestedVector(_appended(root, shift, self.length, item), shift, self.length + 1)
 
 
-def _replaced(node: PVector[Any], shift: int, number: int, item: object) -> PVector[Any]:
-    if not shift:
-        return node.set(number & _MASK, item)
+def _replaced(node: _Node, shift: int, number: int, item: object) -> _Node:
     index = number >> shift & _MASK
-    return node.set(index, _replaced(node[index], shift - _BITS, number, item))
+    items = [*node]
+    items[index] = _replaced(node[index], shift - _BITS, number, item) if shift else item
+    return tuple(items)
 
 
-def _appended(node: PVector[Any], shift: int, number: int, item: object) -> PVector[Any]:
+def _appended(node: _Node, shift: int, number: int, item: object) -> _Node:
     if not shift:
-        return node.append(item)
+        return (*node, item)
     index = number >> shift & _MASK
     if index == len(node):
-        return node.append(_appended(_LEAF, shift - _BITS, number, item))
-    return node.set(index, _appended(node[index], shift - _BITS, number, item))
+        return (*node, _appended((), shift - _BITS, number, item))
+    return (*node[:index], _appended(node[index], shift - _BITS, number, item))
 
 
-def _walk(node: PVector[Any], shift: int) -> Iterator[Any]:
+def _walk(node: _Node, shift: int) -> Iterator[Any]:
     if not shift:
         yield from node
     else:

@@ -16,8 +16,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     history_step_ms: int = 100
     """Distance of the versions kept for `as_of`; a read is exact to one step."""
 
-    recent_versions: int = 4_096
-    """How many of the newest versions are kept one by one for `at`."""
+    recent_versions: int = 256
+    """How many of the newest versions are kept one by one for `at`; thousands cost every update dearly."""
 
     incident_capacity: int = 10_000
     """How many incidents are kept; older ones remain counted."""
