@@ -90,7 +90,7 @@ class TestReading:
         first = next(cut for cut in versions if cut.ready)
 
         assert {0: 190, 2: 10} == first.offsets
-        assert 300 == len(first)
+        assert 200 == len(first)
 
     def test_is_ready_on_an_empty_topic(self, broker: EmbeddedBroker, store: BookStore) -> None:
         """A topic without any record has been caught up with."""
