@@ -153,7 +153,8 @@ async def test_changes_gather_into_one_batch() -> None:
     store = BookStore()
     async with open_changes(store) as changes:
         script = Script(store)
-        await trio.lowlevel.checkpoint()
+        # What the store says of itself at the start.
+        await wait_all_tasks_blocked(0.01)
         changes.take_waiting()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(changes.gather, 0.01)
