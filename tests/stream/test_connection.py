@@ -33,6 +33,12 @@ class Stage:
         self.nursery.start_soon(self.server.serve_client, theirs)
         return RawClient(ours)
 
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[RawClient]:
+        """Connect to a real socket, which takes what is written as long as there is room."""
+        async with await trio.open_tcp_stream(*self.server.addresses[0]) as stream:
+            yield RawClient(stream)
+
     def ended(self) -> dict[str, int]:
         """Return how connections ended."""
         return self.server.statistics().ended
@@ -162,6 +168,33 @@ async def test_a_backlog_that_is_never_emptied_cuts(autojump_clock: MockClock) -
         assert 30 < trio.current_time() - begun <= 40
         await client.hang_up()
         assert {"slow_backlog": 1} == stage.ended()
+
+
+@pytest.mark.trio
+async def test_a_client_is_not_cut_for_the_servers_own_slowness(
+    mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that takes each write at once stays, though the server needs longer than it may be behind."""
+    tickers = [f"KXFROG-{number}" for number in range(40)]
+    take = Client.take
+
+    def busy_take(client: Client, limit_bytes: int, now_us: int) -> bytes:
+        mock_clock.jump(1)
+        return take(client, limit_bytes, now_us)
+
+    monkeypatch.setattr(Client, "take", busy_take)
+    mock_clock.rate = 1.0  # so that what fails ends, too
+    async with staged(drain_timeout_s=30, ping_interval_s=NEVER, write_bytes=1) as stage:
+        for ticker in tickers:
+            stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+        async with stage.connected() as client:
+            await client.handshake()
+            await client.command(1, "subscribe", channels=["top_of_book"])
+            assert "subscribed" == (await client.frame()).json["type"]
+            for _ in tickers:
+                assert "top_of_book" == (await client.frame()).json["type"]
+
+        assert trio.current_time() > 30
 
 
 @pytest.mark.trio

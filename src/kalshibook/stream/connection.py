@@ -7,13 +7,14 @@ that the client had. Nothing a client does or leaves undone is waited for withou
 * a write that it does not take: `send_timeout_s`. The frame is then partial, so that no close frame
   can follow: it is cut.
 * a backlog of which it only ever takes a part, a byte a second in the worst case:
-  `drain_timeout_s`. Looked at between writes, where a close frame still fits.
+  `drain_timeout_s`. Looked at between writes, where a close frame still fits. Only the time that
+  the socket makes us wait counts: when all clients ask for all markets at once, after a restart of
+  ours perhaps, it is the server that takes minutes, and to cut them would begin it anew.
 * a ping that it does not answer: `pong_timeout_s`. The ping queues behind all that the kernels
   still hold for the client, so that this also bounds how far behind it may read.
 * a close frame that it does not answer: `close_timeout_s`.
 """
 
-import math
 import time
 from enum import StrEnum
 from typing import Final, final
@@ -80,7 +81,7 @@ class Connection:
         self._rounds = rounds
         self._is_idle = False
         self._pending = trio.Event()
-        self._drain_by = math.inf
+        self._waited_s = 0.0
         self._stopping = False
         self._scope = trio.CancelScope()
         self._end: End | None = None
@@ -109,7 +110,6 @@ class Connection:
         if client.closing is None:
             frames = client.take(self._options.write_bytes, now_us())
             if self._socket.send_nowait(frames) and not client.is_pending:
-                self._drain_by = math.inf
                 return
         self._wake_writer()
 
@@ -130,8 +130,8 @@ class Connection:
             while not self._stopping:
                 frames = self._client.take(limit, now_us())
                 if frames or self._socket.has_rest:
-                    await self._socket.send_frames(frames)
-                    if trio.current_time() > self._drain_by:
+                    await self._send(frames)
+                    if self._waited_s > self._options.drain_timeout_s:
                         seconds = self._options.drain_timeout_s
                         self._finish(Cause.SLOW_BACKLOG, _POLICY, f"too slow: behind for {seconds:g} s")
                         return
@@ -139,7 +139,6 @@ class Connection:
                     self._finish(Cause.SESSION, *self._client.closing)
                     return
                 else:
-                    self._drain_by = math.inf
                     self._pending = trio.Event()
                     self._is_idle = True
                     await self._pending.wait()
@@ -148,6 +147,14 @@ class Connection:
             self._finish_slow()
         except SocketClosed as closed:
             self._finish(Cause.CLIENT, closed.code, closed.reason)
+
+    async def _send(self, frames: bytes) -> None:
+        if self._socket.send_nowait(frames):
+            await trio.lowlevel.checkpoint()
+            return
+        begun = trio.current_time()
+        await self._socket.send_frames(b"")
+        self._waited_s += trio.current_time() - begun
 
     async def _beat(self) -> None:
         try:
@@ -166,7 +173,7 @@ class Connection:
 
     def _on_pending(self) -> None:
         # Called only when nothing waited before: the backlog begins now.
-        self._drain_by = trio.current_time() + self._options.drain_timeout_s
+        self._waited_s = 0.0
         if not self._rounds.add(self):
             self._wake_writer()
 

@@ -64,7 +64,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For a client to take one write; then it is cut."""
 
     drain_timeout_s: float = 30.0
-    """For a client to take all that waits for it; one that only ever takes a part is cut."""
+    """How long a client may keep us waiting until it has all; one that only ever takes a part is cut."""
 
     close_timeout_s: float = 1.0
     """For a client to answer a close frame, and once more for it to hang up."""
