@@ -137,7 +137,7 @@ def test_settings_reach_store_and_server(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(serving, "BookServer", server)
     with pytest.raises(ZeroDivisionError):
-        trio.run(serving._serve, settings)
+        trio.run(serving._serve, settings, lambda: None)
 
     assert (settings.http, settings.stream, 7) == (
         made["http"],

@@ -24,6 +24,7 @@ from kalshibook.cli.playing import Playing, made_up_frames
 from kalshibook.cli.progress import progress_bar, shown
 from kalshibook.cli.signals import stopped_by_signals
 from kalshibook.cli.verify import Moments, verify
+from kalshibook.collecting import served_collector
 from kalshibook.errors import FeedError
 from kalshibook.feeds import EmbeddedBroker, FeedState, KafkaFeed, KafkaOptions
 from kalshibook.feeds.pacing import parse_speed
@@ -121,7 +122,8 @@ def demo(
         msgspec.structs.replace(log, level="warning") if loaded.origin("log.level") == "default" else log
     )
     run = _Demo(plan, loaded)
-    trio.run(run.serve)
+    with served_collector():
+        trio.run(run.serve)
     run.report()
     if plan.recordings is not None and run.differs():
         raise click.exceptions.Exit(1)

@@ -13,6 +13,7 @@ from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import BROKER_FLAGS, SERVER_FLAGS, Flag, with_settings
 from kalshibook.cli.progress import progress_bar
 from kalshibook.cli.signals import stopped_by_signals
+from kalshibook.collecting import served_collector
 from kalshibook.errors import FeedError
 from kalshibook.feeds import Feed, FeedState, load_feed
 from kalshibook.server import BookServer
@@ -38,7 +39,8 @@ def serve(loaded: Loaded) -> None:
     broker that is down is waited for.
     """
     configure_logs(loaded.settings.log)
-    trio.run(_serve, loaded.settings)
+    with served_collector() as filled:
+        trio.run(_serve, loaded.settings, filled)
 
 
 def make_feed(settings: Settings, store: BookStore) -> Feed:
@@ -70,7 +72,7 @@ def _options_model(factory: Callable[..., Feed]) -> type[msgspec.Struct] | None:
     return model if isinstance(model, type) and issubclass(model, msgspec.Struct) else None
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, filled: Callable[[], None]) -> None:
     store = BookStore(settings.store)
     feed = make_feed(settings, store)
     server = BookServer(
@@ -85,7 +87,7 @@ async def _serve(settings: Settings) -> None:
         log.info("serving", rest=server.addresses.http_url, websocket=server.addresses.stream_url)
         feed.start()
         try:
-            nursery.start_soon(_show_catch_up, feed)
+            nursery.start_soon(_catch_up, feed, filled)
             await _wait_for_failure(feed)
         finally:
             # In a thread, because the server says goodbye to its clients meanwhile.
@@ -106,11 +108,12 @@ async def _wait_for_failure(feed: Feed) -> None:
     raise FeedError(f"feed {health.name} has failed: {health.reason}")
 
 
-async def _show_catch_up(feed: Feed) -> None:
-    """Draw how far the feed is, until it has caught up."""
+async def _catch_up(feed: Feed, filled: Callable[[], None]) -> None:
+    """Draw how far the feed is, until it has caught up; then tell that the books are filled."""
     with progress_bar("records") as progress:
         task = progress.add_task("catching up", total=None)
         while (health := feed.health()).state not in _SETTLED:
             total = None if health.lag is None else health.records + health.lag
             progress.update(task, completed=health.records, total=total)
             await trio.sleep(_LOOK_S)
+    filled()
