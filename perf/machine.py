@@ -8,10 +8,13 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from kalshibook.store.nested import HAS_C_VECTOR
+
 __all__ = ["machine_facts"]
 
 _PACKAGES = (
     "msgspec",
+    "pyrsistent",
     "confluent-kafka",
     "trio",
     "quart",
@@ -28,6 +31,7 @@ def machine_facts() -> dict[str, str]:
         "commit": _commit(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "interpreter lock": "off" if not getattr(sys, "_is_gil_enabled", lambda: True)() else "on",
+        "pyrsistent's C vector": "yes" if HAS_C_VECTOR else "no",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": _processor(),
         "cores": str(os.cpu_count()),

@@ -30,7 +30,7 @@ MAY_USE: dict[str, set[str]] = {
     "errors": set(),
     "numbers": set(),
     "wire": {"msgspec"},
-    "store": {"msgspec"},
+    "store": {"msgspec", "pyrsistent"},
     "feeds": {"msgspec", "confluent_kafka"},
     "simulator": {"msgspec"},
 }

@@ -1,9 +1,8 @@
-import gc
-
 import pytest
 from hypothesis import given, settings, strategies as st
+from pyrsistent import pvector
 
-from kalshibook.store import Quote
+from kalshibook.store import BookStore
 from kalshibook.store.nested import NestedVector
 
 
@@ -25,7 +24,7 @@ def test_a_nested_vector_equals_a_list(changes: list[tuple[int, int]]) -> None:
     assert all(items == list(old) for old, items in kept)
 
 
-@pytest.mark.parametrize("length", [0, 1, 15, 16, 17, 255, 256, 257, 4_096, 4_097, 65_537])
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 1_023, 1_024, 1_025, 32_768, 32_769])
 def test_it_grows_over_every_storey(length: int) -> None:
     """Items are found again at both sides of every storey's limit."""
     vector: NestedVector[int] = NestedVector.empty()
@@ -42,11 +41,11 @@ def test_it_grows_over_every_storey(length: int) -> None:
 
 
 @settings(max_examples=20)
-@given(st.integers(0, 249))
+@given(st.integers(0, 1_099))
 def test_a_replacement_shares_all_but_its_own_path(number: int) -> None:
-    """Of 16 leaves, 15 are the identical objects after a replacement."""
+    """Of 35 leaves, 34 are the identical objects after a replacement."""
     vector: NestedVector[object] = NestedVector.empty()
-    for item in range(250):
+    for item in range(1_100):
         vector = vector.appended(item)
 
     changed = vector.replaced(number, "new")
@@ -61,13 +60,17 @@ def test_a_replacement_shares_all_but_its_own_path(number: int) -> None:
     assert number == vector[number]
 
 
-def test_the_collector_loses_sight_of_it() -> None:
-    """After passes over its storeys no node of a store's vector is walked by the collector any more."""
-    vector: NestedVector[Quote] = NestedVector.empty()
-    for number in range(300):
-        vector = vector.appended(Quote(number, 1))
-    for _ in range(3):
-        gc.collect()
+@pytest.mark.parametrize(("has_c_vector", "lines"), [(True, 0), (False, 1)])
+def test_a_slow_pyrsistent_is_told(
+    has_c_vector: bool, lines: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without pyrsistent's C vector a store says so once, and what to do."""
+    monkeypatch.setattr("kalshibook.store.nested.HAS_C_VECTOR", has_c_vector)
+    BookStore()
 
-    assert not gc.is_tracked(vector.root)
-    assert not any(gc.is_tracked(node) for node in vector.root)
+    assert lines == caplog.text.count("--no-binary pyrsistent")
+
+
+def test_the_form_of_the_vector_is_in_the_statistics() -> None:
+    """What runs here is what is reported."""
+    assert (type(pvector()).__module__ == "pvectorc") == BookStore().statistics().has_c_vector

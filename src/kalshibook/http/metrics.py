@@ -19,6 +19,7 @@ market.
 | `kalshibook_change_readers` | gauge | | open readers of changes |
 | `kalshibook_conflated_changes` | counter | | changes folded for slow readers |
 | `kalshibook_lost_notices` | counter | | notices dropped for slow readers |
+| `kalshibook_c_vector` | gauge | | 1 when pyrsistent runs its C vector |
 | `kalshibook_feed_ok` | gauge | feed | 1 when the feed is caught up, connected and not silent |
 | `kalshibook_feed_state` | gauge | feed, state | 1 for the state that the feed is in |
 | `kalshibook_feed_lag_records` | gauge | feed | records still to be read; absent when unknown |
@@ -113,6 +114,7 @@ def _of_store(context: Context) -> Iterator[Metric]:
     yield _gauge("change_readers", "Open readers of changes.", statistics.readers)
     yield _counter("conflated_changes", "Changes folded for slow readers.", statistics.conflated)
     yield _counter("lost_notices", "Notices dropped for slow readers.", statistics.lost_notices)
+    yield _gauge("c_vector", "1 when pyrsistent runs its C vector.", statistics.has_c_vector)
 
 
 def _of_feeds(context: Context) -> Iterator[Metric]:

@@ -1,25 +1,44 @@
 """
-A persistent vector made of short tuples: number to item, any length.
+A persistent vector made of short pyrsistent vectors over short tuples: number to item, any length.
 
-An update copies one tuple of 16 on each storey, five of them at a million items, and shares the rest.
-Tuples of what cannot be in a cycle drop out of the garbage collector's sight at its first pass over
-them, so a store of a million books costs its process no pause; vectors in C stay in sight for ever.
-`docs/discussion/memory.md` has the measurements.
+One flat C vector of a million items is a single object that the garbage collector walks from end
+to end whenever it is young, 150 to 350 ms at a million books. Nested vectors of 32 share the same
+structure between versions and are short. The lowest storey is tuples: a tuple of what cannot be in a
+cycle drops out of the collector's sight at its first pass, so that it never walks the items
+themselves. `docs/discussion/memory.md` has the measurements.
 """
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
+from pyrsistent import PVector, pvector
 
-__all__ = ["NestedVector"]
+__all__ = ["HAS_C_VECTOR", "NestedVector", "warn_without_c_vector"]
 
 T = TypeVar("T")
 
-_Node = tuple[Any, ...]
+_log = logging.getLogger(__name__)
 
-_BITS: Final = 4
+_BITS: Final = 5
 _MASK: Final = (1 << _BITS) - 1
+_BRANCH: Final[PVector[Any]] = pvector()
+
+# A branch, or on the lowest storey a leaf.
+_Node = PVector[Any] | tuple[Any, ...]
+
+HAS_C_VECTOR: Final = type(_BRANCH).__module__ == "pvectorc"
+"""Whether pyrsistent runs its C vector; it ships one up to Python 3.12 only."""
+
+
+def warn_without_c_vector() -> None:
+    """Log that pyrsistent runs its slow form, and what to do."""
+    if not HAS_C_VECTOR:
+        _log.warning(
+            "pyrsistent has no C vector here: an update takes about 10 us longer. Use Python 3.11 or 3.12, "
+            "or build it: pip install --no-binary pyrsistent pyrsistent"
+        )
 
 
 class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
@@ -33,7 +52,7 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     root: _Node
     shift: int
-    """Bits of a number below the root's: 0 for one node, 4 more for every storey."""
+    """Bits of a number below the root's: 0 for one node, 5 more for every storey."""
     length: int
 
     @classmethod
@@ -90,24 +109,29 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
         """Return a vector one longer."""
         root, shift = self.root, self.shift
         if self.length == 1 << (shift + _BITS):
-            root, shift = (root,), shift + _BITS
+            root, shift = pvector([root]), shift + _BITS
         return NestedVector(_appended(root, shift, self.length, item), shift, self.length + 1)
 
 
-def _replaced(node: _Node, shift: int, number: int, item: object) -> _Node:
+def _replaced(node: Any, shift: int, number: int, item: object) -> _Node:
     index = number >> shift & _MASK
+    if shift:
+        branch: PVector[Any] = node.set(index, _replaced(node[index], shift - _BITS, number, item))
+        return branch
     items = [*node]
-    items[index] = _replaced(node[index], shift - _BITS, number, item) if shift else item
+    items[index] = item
     return tuple(items)
 
 
-def _appended(node: _Node, shift: int, number: int, item: object) -> _Node:
+def _appended(node: Any, shift: int, number: int, item: object) -> _Node:
     if not shift:
         return (*node, item)
     index = number >> shift & _MASK
-    if index == len(node):
-        return (*node, _appended((), shift - _BITS, number, item))
-    return (*node[:index], _appended(node[index], shift - _BITS, number, item))
+    below = shift - _BITS
+    child = node[index] if index < len(node) else (_BRANCH if below else ())
+    # Setting the place behind the last one appends.
+    branch: PVector[Any] = node.set(index, _appended(child, below, number, item))
+    return branch
 
 
 def _walk(node: _Node, shift: int) -> Iterator[Any]:

@@ -11,6 +11,7 @@ from kalshibook.store.book import Book, TopOfBook
 from kalshibook.store.changes import ChangeReader
 from kalshibook.store.cut import Cut, Tops
 from kalshibook.store.incidents import IncidentKind
+from kalshibook.store.nested import HAS_C_VECTOR, warn_without_c_vector
 from kalshibook.store.options import StoreOptions
 from kalshibook.store.reducer import Outcome
 from kalshibook.store.state import StoreState
@@ -44,6 +45,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     """Changes folded into others for slow readers."""
     lost_notices: int
     """Trades, lifecycle and event messages dropped for slow readers."""
+    has_c_vector: bool
+    """Whether pyrsistent runs its C vector."""
 
 
 class BookStore:
@@ -59,6 +62,7 @@ class BookStore:
     """
 
     def __init__(self, options: StoreOptions | None = None) -> None:
+        warn_without_c_vector()
         self._state = StoreState(options or StoreOptions())
         self.incidents = self._state.incidents
         """What went wrong, and what was put right."""
@@ -213,6 +217,7 @@ class BookStore:
             readers=len(readers),
             conflated=self._past_conflated + sum(reader.total_conflated for reader in readers),
             lost_notices=self._past_lost + sum(reader.total_lost for reader in readers),
+            has_c_vector=HAS_C_VECTOR,
         )
 
     # Writing: one thread.
