@@ -49,6 +49,11 @@ class Running:
         self._process.kill()
         self.ended()
 
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
     def _read(self, stream: IO[str], lines: list[str]) -> None:
         with stream:
             for line in stream:

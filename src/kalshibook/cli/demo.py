@@ -15,6 +15,7 @@ from rich.table import Table
 
 from kalshibook import __version__
 from kalshibook.cli.dashboard import Dashboard
+from kalshibook.cli.descriptors import allow_many_sockets
 from kalshibook.cli.invocation import own_command
 from kalshibook.cli.latency import duration_text
 from kalshibook.cli.logs import configure_logs
@@ -122,6 +123,7 @@ def demo(
         msgspec.structs.replace(log, level="warning") if loaded.origin("log.level") == "default" else log
     )
     run = _Demo(plan, loaded)
+    allow_many_sockets()
     with served_collector():
         trio.run(run.serve)
     run.report()

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 import trio
 
+from kalshibook.cli.descriptors import allow_many_sockets
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import BROKER_FLAGS, SERVER_FLAGS, Flag, with_settings
 from kalshibook.cli.progress import progress_bar
@@ -39,6 +40,7 @@ def serve(loaded: Loaded) -> None:
     broker that is down is waited for.
     """
     configure_logs(loaded.settings.log)
+    allow_many_sockets()
     with served_collector() as filled:
         trio.run(_serve, loaded.settings, filled)
 
