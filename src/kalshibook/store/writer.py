@@ -94,7 +94,9 @@ class StoreWriter:
         applied_us = time_ns() // 1_000
         if applied_us < current.applied_us:  # noqa: PLR1730 - a call costs more than the clock
             applied_us = current.applied_us
-        if kind is BookDelta and book.market.price_ranges is None:
+        if kind is BookDelta:
+            if not is_on_grid(book.market, event.price):  # type: ignore[union-attr]
+                self.off_grid += 1
             result = apply_delta(book, event, arrival, applied_us, current.number + 1)  # type: ignore[arg-type]
         else:
             result = self._reduced(book, event, arrival, applied_us, current.number + 1)
@@ -219,15 +221,10 @@ class StoreWriter:
     def _reduced(
         self, book: Book, event: WireEvent, arrival: Arrival, applied_us: int, version: int
     ) -> Result:
-        kind = type(event)
-        if kind is BookDelta:
-            if book.market.price_ranges is not None:
-                self._check_grid(book, event)  # type: ignore[arg-type]
-            return apply_delta(book, event, arrival, applied_us, version)  # type: ignore[arg-type]
-        if kind is BookSnapshot:
-            if not event.yes and not event.no:  # type: ignore[union-attr]
+        if type(event) is BookSnapshot:
+            if not event.yes and not event.no:
                 self.empty_snapshots += 1
-            return apply_snapshot(book, event, arrival, applied_us, version)  # type: ignore[arg-type]
+            return apply_snapshot(book, event, arrival, applied_us, version)
         if isinstance(event, Trade):
             if self._is_known_trade(event.trade_id):
                 return Result(book, Outcome.DUPLICATE)
@@ -334,10 +331,6 @@ class StoreWriter:
         is_late = said_us is not None and said_us < market.close_us
         if (reopened and is_late) or market.close_us != old.market.close_us:
             heapq.heappush(self._due, (market.close_us, market.number, StatusEvent.CLOSES))
-
-    def _check_grid(self, book: Book, event: BookDelta) -> None:
-        if not is_on_grid(book.market, event.price):
-            self.off_grid += 1
 
     def _is_known_trade(self, trade_id: str) -> bool:
         if trade_id in self._trades:
