@@ -10,6 +10,7 @@ from trio.testing import MockClock, open_stream_to_socket_listener, wait_all_tas
 
 from kalshibook.store import BookStore
 from kalshibook.stream.changes import open_changes
+from kalshibook.stream.hub import Client
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.rounds import WriteRounds
 from kalshibook.stream.transport import Transport
@@ -195,3 +196,35 @@ async def test_gather_ms(
 
         assert waited == pytest.approx(trio.current_time() - began)
         assert merged == frame.get("merged")
+
+
+@pytest.mark.trio
+async def test_an_error_of_ours_ends_one_client_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What fails while a round writes to one client is that client's end; the others are written to."""
+    async with staged() as stage:
+        first, second = stage.client(), stage.client()
+        for client in (first, second):
+            assert 101 == await client.handshake()
+            await client.command(1, "subscribe", market_tickers=[TICKER])
+            assert "subscribed" == (await client.frame()).json["type"]
+        take = Client.take
+        broken: list[Client] = []
+
+        def breaks_for_one(client: Client, limit_bytes: int, now_us: int) -> bytes:
+            if not broken:
+                broken.append(client)
+                raise ZeroDivisionError
+            return take(client, limit_bytes, now_us)
+
+        monkeypatch.setattr(Client, "take", breaks_for_one)
+        stage.script.snapshot({4_000: 100}, {})
+
+        with trio.fail_after(5):
+            while "top_of_book" != (await second.frame()).json["type"]:
+                pass
+            await first.rest()
+        await wait_all_tasks_blocked()
+    assert 1 == stage.ended()["failure"]
+    assert "ZeroDivisionError" in caplog.text

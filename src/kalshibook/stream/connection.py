@@ -79,6 +79,7 @@ class Connection:
         self._client = client
         self._options = options
         self._rounds = rounds
+        self._failure: Exception | None = None
         self._is_idle = False
         self._pending = trio.Event()
         self._waited_s = 0.0
@@ -108,9 +109,13 @@ class Connection:
             return
         client = self._client
         if client.closing is None:
-            frames = client.take(self._options.write_bytes, now_us())
-            if self._socket.send_nowait(frames) and not client.is_pending:
-                return
+            try:
+                frames = client.take(self._options.write_bytes, now_us())
+                if self._socket.send_nowait(frames) and not client.is_pending:
+                    return
+            except Exception as error:  # noqa: BLE001 - raised by the client's own task, see below
+                # Here it would end the round, and with it the server and everybody in it.
+                self._failure = error
         self._wake_writer()
 
     async def _read(self) -> None:
@@ -128,6 +133,8 @@ class Connection:
         limit = self._options.write_bytes
         try:
             while not self._stopping:
+                if self._failure is not None:
+                    raise self._failure
                 frames = self._client.take(limit, now_us())
                 if frames or self._socket.has_rest:
                     await self._send(frames)
