@@ -21,6 +21,8 @@ _INK, _GRID = "#010203", "#040506"
 _LINES: Final = tuple(f"#0a0b{number:02x}" for number in range(COLOURS))
 _MARKERS: Final = "osD^vP"
 
+_PLAIN: Final = "{x:,.7g}"
+
 _STYLE: Final[Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "kalshibook",
@@ -68,8 +70,10 @@ def _svg(lines: Sequence[Series]) -> str:
         axes.set_ylabel(first.y_label)
         if first.log_x:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(_PLAIN)
         if first.log_y:
             axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(_PLAIN)
         else:
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
