@@ -204,6 +204,28 @@ def test_silence_is_told(
         assert "60 s" in feed.health().reason
 
 
+def test_a_silent_store_is_behind_until_something_comes(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frozen broker says nothing: books that nobody confirms are not served as the present."""
+    from kalshibook.feeds import session
+
+    real: Callable[[], int] = session._now_us
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    with KafkaFeed(store, options_for(broker, silence_limit_s=60)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        monkeypatch.setattr(session, "_now_us", lambda: real() + 61_000_000)
+        behind = reaches(store, lambda cut: not cut.ready)
+        monkeypatch.setattr(session, "_now_us", real)
+        gatherer.delta("A", "yes", 4_000, 100)
+        gatherer.flush()
+        reaches(store, lambda cut: cut.ready and cut.reaches({0: 1}))
+
+    assert "no record for more than 60 s" == behind.behind
+    assert gatherer.books == books_of(store.cut())
+
+
 def test_topic_is_deleted_and_made_again(broker: EmbeddedBroker, store: BookStore) -> None:
     """A topic that goes is a state and makes all books stale; one that comes is read from its beginning."""
     with Gatherer(topic_of(broker)) as gatherer:

@@ -168,11 +168,9 @@ class KafkaFeed:
             return FeedHealth(name=self.name, state=state, reason=reason, since_us=since_us)
         intake = session.intake
         last_us = intake.last_record_us
-        quiet_since_us = since_us if last_us is None else max(since_us, last_us)
-        limit_us = self.options.silence_limit_s * 1_000_000
-        silent = state is FeedState.LIVE and 0 < limit_us < _now_us() - quiet_since_us
-        if silent:
-            reason = f"no record for more than {self.options.silence_limit_s} s; {reason}"
+        silence = session.silence(_now_us()) if state is FeedState.LIVE else None
+        if silence is not None:
+            reason = f"{silence}; {reason}"
         return FeedHealth(
             name=self.name,
             state=state,
@@ -187,7 +185,7 @@ class KafkaFeed:
             quarantine_lost=self._quarantine.lost,
             queued=link.watch.queued,
             last_record_us=last_us,
-            silent=silent,
+            silent=silence is not None,
         )
 
     def __enter__(self) -> Self:

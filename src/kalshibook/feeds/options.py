@@ -76,7 +76,10 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """How often it is looked whether partitions were added, or the topic is gone."""
 
     silence_limit_s: int = 120
-    """A feed without any record for so long calls itself silent; 0 for no limit."""
+    """
+    A feed without any record for so long calls itself silent, and the store behind, until something
+    comes; 0 for no limit, for topics that are quiet by nature.
+    """
 
     quarantine_file: str | None = None
     """NDJSON file to which unreadable records are appended."""

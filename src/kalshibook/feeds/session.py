@@ -78,6 +78,8 @@ class ReadingSession:
         self._ticked_us = 0
         self._note = ""
         self._cut_off = False
+        self._is_silent = False
+        self._begun_us = 0
         self.positions: Final = Positions()
         self.intake: Final = RecordIntake(options.topic, writer, quarantine)
 
@@ -129,6 +131,7 @@ class ReadingSession:
                 self._writer.doubt_all(reason, partition)
             self.positions.begin(start.offsets, bounds)
             self._link.assign(start.offsets)
+            self._begun_us = _now_us()
             self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
             self._judge()
             return
@@ -237,8 +240,29 @@ class ReadingSession:
             self._resume()
         else:
             caught_up = self.positions.caught_up
+            silence = self.silence(_now_us()) if caught_up else None
+            if silence is not None:
+                self._is_silent = True
+                self._writer.set_ready(False, silence)
+                return
+            if self._is_silent:
+                # What comes first after a silence may be the beginning of much.
+                self._is_silent = False
+                self._resume()
+                return
             self._writer.set_ready(caught_up)
             self._show(FeedState.LIVE if caught_up else FeedState.CATCHING_UP, self._note)
+
+    def silence(self, now_us: int) -> str | None:
+        """
+        Return what to say of a topic without any record for longer than is normal, or None.
+
+        A broker that is frozen, or gatherers that are gone, look the same: nothing comes, and the books
+        of a live market stay as they are.
+        """
+        limit_s = self._options.silence_limit_s
+        quiet_us = now_us - max(self._begun_us, self.intake.last_record_us or 0)
+        return f"no record for more than {limit_s} s" if 0 < limit_s * 1_000_000 < quiet_us else None
 
 
 def _now_us() -> int:
