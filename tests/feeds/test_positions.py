@@ -54,6 +54,12 @@ class TestStart:
         assert ({0} if is_overtaken else set()) == start.overtaken.keys()
         assert all(f"offset {wanted}" in reason for reason in start.overtaken.values())
 
+    def test_at_offsets_of_a_broker_that_is_unsure(self) -> None:
+        """Where beginning and end are the same, nothing is given up: the first fetch will tell."""
+        start = start_at_offsets(BOUNDS, {2: 29})
+
+        assert (29, {}) == (start.offsets[2], start.overtaken)
+
 
 def positions_at(offsets: dict[int, int]) -> Positions:
     """Return positions that have begun."""
