@@ -64,8 +64,8 @@ def run(context: Context) -> ScenarioResult:
         ),
         goals=_goals(few, many, largest),
         notes=(
-            "Snapshots are decoded and applied in the process: reading them from a topic is not measured here.",
-            "Pauses are those of the collector only; waiting for the interpreter's lock is in thousand-books.",
+            "Snapshots are decoded and applied in the process: reading them from a topic is not measured.",
+            "Pauses are the collector's only; waiting for the interpreter is in thousand-books.",
         ),
     )
 
