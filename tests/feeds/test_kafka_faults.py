@@ -111,14 +111,16 @@ def test_reading_is_refused_for_a_while(broker: EmbeddedBroker, gatherer: Gather
     with KafkaFeed(store, options_for(broker)) as feed:
         assert feed.wait_ready(TIMEOUT_S)
         broker.push_errors(FETCH, [KafkaError.TOPIC_AUTHORIZATION_FAILED])
-        assert feed.wait_state(FeedState.AUTHENTICATION_FAILED, timeout=TIMEOUT_S)
-        assert feed.wait_state(FeedState.LIVE, timeout=TIMEOUT_S)
-        gatherer.delta("A", "yes", 4_000, 100)
-        gatherer.flush()
-        reaches(store, lambda cut: cut.reaches({0: 1}))
+        # A fetch that was under way may still bring the first delta; the second comes after the refusal.
+        for offset in (1, 2):
+            gatherer.delta("A", "yes", 4_000, 100)
+            gatherer.flush()
+            reaches(store, lambda cut, offset=offset: cut.reaches({0: offset}))
 
+    # On record, for the state itself passes before a waiter wakes.
+    assert any("authentication_failed" in found.detail for found in store.incidents.recent())
     assert gatherer.books == books_of(store.cut())
-    assert {"snapshot": 1, "delta": 1} == {
+    assert {"snapshot": 1, "delta": 2} == {
         name: count for name, count in store.statistics().outcomes.items() if count
     }
 
