@@ -1,12 +1,13 @@
 """What a feed does when brokers and topics fail it; the suite on a real Kafka goes further."""
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 from confluent_kafka import KafkaError
 
 from kalshibook.feeds import EmbeddedBroker, FeedState, KafkaFeed
-from kalshibook.store import BookStore, Condition, IncidentKind
+from kalshibook.store import BookStore, Condition, Cut, IncidentKind
 from tests.feeds.reading import TIMEOUT_S, TOPIC, options_for, reaches, topic_of
 from tests.kafka.gatherer import Gatherer, books_of
 
@@ -115,7 +116,7 @@ def test_reading_is_refused_for_a_while(broker: EmbeddedBroker, gatherer: Gather
         for offset in (1, 2):
             gatherer.delta("A", "yes", 4_000, 100)
             gatherer.flush()
-            reaches(store, lambda cut, offset=offset: cut.reaches({0: offset}))
+            reaches(store, partial(Cut.reaches, min_offset={0: offset}))
 
     # On record, for the state itself passes before a waiter wakes.
     assert any("authentication_failed" in found.detail for found in store.incidents.recent())
