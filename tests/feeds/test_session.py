@@ -164,6 +164,7 @@ def test_events_after_a_new_beginning_are_dropped(
 ) -> None:
     """Refused partition by partition, a topic is looked for once, and what follows in the batch is void."""
     begun: list[object] = []
+    assigned = threading.Event()
     real_assign = KafkaLink.assign
     refused = [event(KafkaError.TOPIC_AUTHORIZATION_FAILED, partition=number) for number in range(3)]
     # Offset 1 is not where partition 2 ends; believed, it would be read from there.
@@ -177,9 +178,11 @@ def test_events_after_a_new_beginning_are_dropped(
     def assign(link: KafkaLink, offsets: dict[int, int]) -> None:
         begun.append(offsets)
         real_assign(link, offsets)
+        assigned.set()
 
     monkeypatch.setattr(KafkaLink, "assign", assign)
     monkeypatch.setattr(KafkaLink, "poll", poll)
+    assert assigned.wait(TIMEOUT_S)  # else the real poll, under way, may bring the snapshot first
     gatherer.snapshot("C", 2)
     gatherer.flush()
     reaches(store, lambda cut: "C" in cut)
