@@ -1,6 +1,5 @@
 """A thread that plays frames into Kafka, for the demo."""
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,11 +56,6 @@ class Playing:
         """Whether everything that was published has been consumed."""
         read = self._consumed()
         return self.ended and all(read.get(place, 0) >= end for place, end in self._publisher.ends().items())
-
-    @property
-    def as_fast_as_possible(self) -> bool:
-        """Whether nothing but the reader sets the pace."""
-        return math.isinf(self._speed)
 
     def start(self) -> None:
         """Begin."""

@@ -125,15 +125,6 @@ class Cut(Mapping[str, Book]):
         """Walk the books by number; cheaper than `values()`."""
         return iter(self._version.books)
 
-    def by_number(self, number: int) -> Book:
-        """
-        Return the book of a market's number.
-
-        Raises:
-            IndexError: this version has no such market.
-        """
-        return self._version.books[number]
-
     def tickers(
         self, *, prefix: str = "", contains: str = "", after: str = "", limit: int | None = None
     ) -> list[str]:
