@@ -22,7 +22,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "feeds": {"store", "wire", *PURE},
     "http": {"store", "wire", *PURE},
     "stream": {"store", "wire", *PURE},
-    "simulator": {"store", "wire", *PURE},
+    "simulator": {"store", "stream", "wire", *PURE},
+    "gather": {"feeds", "store", "wire", *PURE},
+    "archive": {"feeds", "store", "wire", *PURE},
 }
 
 # Third-party packages that a folder may import; folders that are not named may import any.
@@ -32,7 +34,12 @@ MAY_USE: dict[str, set[str]] = {
     "wire": {"msgspec"},
     "store": {"msgspec", "pyrsistent"},
     "feeds": {"msgspec", "confluent_kafka"},
-    "simulator": {"msgspec"},
+    "simulator": {"cryptography", "hypercorn", "msgspec", "quart", "quart_trio", "trio", "trio_websocket"},
+    "gather": {
+        *("confluent_kafka", "cryptography", "httpx", "hypercorn", "msgspec", "prometheus_client"),
+        *("quart", "quart_trio", "stamina", "structlog", "trio", "trio_websocket"),
+    },
+    "archive": {"confluent_kafka", "httpx", "msgspec", "prometheus_client", "psycopg", "pyarrow"},
 }
 
 # Parts of stream/ that talk to the network; the rest is driven by tests without a socket or a loop.
