@@ -74,13 +74,24 @@ def _other_value(kind: msgspec.inspect.Type, default: object) -> Any:
     )
 
 
+OWN_REST, OWN_STREAM = "http://127.0.0.1:8080/trade-api/v2", "ws://127.0.0.1:8081/trade-api/ws/v2"
+
 # Fields that are valid only together with another one.
 COMPANIONS = {
     ("kafka", "start"): {"kafka.start_offsets.0": "1"},
     ("kafka", "start_offsets"): {"kafka.start": "offsets"},
+    ("gather", "environment"): {"gather.rest_url": OWN_REST, "gather.stream_url": OWN_STREAM},
+    ("gather", "rest_url"): {"gather.environment": "custom", "gather.stream_url": OWN_STREAM},
+    ("gather", "stream_url"): {"gather.environment": "custom", "gather.rest_url": OWN_REST},
 }
 # Fields whose meaning allows fewer values than their type.
-VALUES: dict[tuple[str, str], Any] = {("kafka", "start"): "offsets", ("stream", "path"): "/other/path"}
+VALUES: dict[tuple[str, str], Any] = {
+    ("kafka", "start"): "offsets",
+    ("stream", "path"): "/other/path",
+    ("gather", "environment"): "custom",
+    ("gather", "rest_url"): OWN_REST,
+    ("gather", "stream_url"): OWN_STREAM,
+}
 
 
 def _toml(value: object) -> str:

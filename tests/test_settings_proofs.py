@@ -77,6 +77,10 @@ PROOFS = {
     "server.feed": "cli/test_serve.py::test_a_feed_of_another_name",
     "server.feed_options": "cli/test_serve.py::test_feeds_are_made_from_their_options",
     "server.switch_interval_us": "cli/test_serve.py::test_settings_reach_store_and_server",
+    "gather.source": "gather/test_options.py::test_what_cannot_be_is_refused",
+    "gather.environment": "gather/test_options.py::test_addresses_follow_the_environment",
+    "gather.rest_url": "gather/test_options.py::test_addresses_follow_the_environment",
+    "gather.stream_url": "gather/test_options.py::test_addresses_follow_the_environment",
     "log.level": "cli/test_logs.py::test_levels",
     "log.format": "cli/test_logs.py::test_console",
 }

@@ -25,6 +25,7 @@ import msgspec
 
 from kalshibook.errors import SettingsError
 from kalshibook.feeds.options import KafkaOptions, is_secret
+from kalshibook.gather.options import GatherOptions
 from kalshibook.http.options import HttpOptions
 from kalshibook.store.options import StoreOptions
 from kalshibook.stream.options import StreamOptions
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     http: HttpOptions = msgspec.field(default_factory=HttpOptions)
     stream: StreamOptions = msgspec.field(default_factory=StreamOptions)
     server: ServerOptions = msgspec.field(default_factory=ServerOptions)
+    gather: GatherOptions = msgspec.field(default_factory=GatherOptions)
     log: LogOptions = msgspec.field(default_factory=LogOptions)
 
 

@@ -1,0 +1,87 @@
+"""Settings of the gatherer."""
+
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+
+from kalshibook.errors import SettingsError
+from kalshibook.feeds.options import is_secret
+
+__all__ = ["Endpoints", "GatherOptions"]
+
+
+class Endpoints(NamedTuple):
+    """Where an exchange is reached."""
+
+    rest_url: str
+    """Base of the REST addresses, without a slash at its end."""
+    stream_url: str
+
+
+# Kalshi's API reference, "environments" (2026); production ends in .com, demo in .co. A key belongs to one.
+_EXCHANGES: Final = {
+    "prod": Endpoints(
+        "https://external-api.kalshi.com/trade-api/v2", "wss://external-api-ws.kalshi.com/trade-api/ws/v2"
+    ),
+    "demo": Endpoints(
+        "https://external-api.demo.kalshi.co/trade-api/v2",
+        "wss://external-api-ws.demo.kalshi.co/trade-api/ws/v2",
+    ),
+}
+
+
+class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """
+    What `kalshibook gather` gathers, from which exchange, and at which pace.
+
+    >>> GatherOptions(environment="demo").endpoints().rest_url
+    'https://external-api.demo.kalshi.co/trade-api/v2'
+    """
+
+    source: str = "gatherer"
+    """This gatherer's name in envelopes, gaps and rows; each of several gatherers needs its own."""
+
+    # The exchange.
+
+    environment: Literal["prod", "demo", "custom"] = "prod"
+    """Which exchange: Kalshi's own, its demo, or the one at `rest_url` and `stream_url` (``custom``)."""
+
+    rest_url: str = ""
+    """With ``custom``: the base of the REST addresses, up to and with ``/trade-api/v2``."""
+
+    stream_url: str = ""
+    """With ``custom``: the WebSocket's address, such as ``ws://127.0.0.1:8081/trade-api/ws/v2``."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be."""
+        if not self.source.strip():
+            raise SettingsError("gather.source is empty; books and gaps are kept apart by it")
+        self._check_addresses()
+
+    def _check_addresses(self) -> None:
+        for name, schemes in (("rest_url", ("http://", "https://")), ("stream_url", ("ws://", "wss://"))):
+            url: str = getattr(self, name)
+            if self.environment != "custom":
+                if url:
+                    raise SettingsError(
+                        f"gather.{name} is for gather.environment 'custom', which is {self.environment!r}"
+                    )
+            elif not url.startswith(schemes):
+                raise SettingsError(
+                    f"gather.{name} is {url!r}; with gather.environment 'custom' it begins with "
+                    f"{' or '.join(schemes)}"
+                )
+
+    def endpoints(self) -> Endpoints:
+        """Return where the exchange is reached."""
+        if self.environment == "custom":
+            return Endpoints(self.rest_url.rstrip("/"), self.stream_url)
+        return _EXCHANGES[self.environment]
+
+    # A struct's own representations would put a private key into every log line that shows settings.
+    def __repr__(self) -> str:
+        return f"GatherOptions({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        values = msgspec.structs.asdict(self)
+        return [(name, "***" if value and is_secret(name) else value) for name, value in values.items()]
