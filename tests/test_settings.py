@@ -80,6 +80,9 @@ OWN_REST, OWN_STREAM = "http://127.0.0.1:8080/trade-api/v2", "ws://127.0.0.1:808
 COMPANIONS = {
     ("kafka", "start"): {"kafka.start_offsets.0": "1"},
     ("kafka", "start_offsets"): {"kafka.start": "offsets"},
+    ("gather", "key_id"): {"gather.private_key_file": "key.pem"},
+    ("gather", "private_key"): {"gather.key_id": "an-id"},
+    ("gather", "private_key_file"): {"gather.key_id": "an-id"},
     ("gather", "environment"): {"gather.rest_url": OWN_REST, "gather.stream_url": OWN_STREAM},
     ("gather", "rest_url"): {"gather.environment": "custom", "gather.stream_url": OWN_STREAM},
     ("gather", "stream_url"): {"gather.environment": "custom", "gather.rest_url": OWN_REST},

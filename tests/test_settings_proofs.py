@@ -81,6 +81,9 @@ PROOFS = {
     "gather.environment": "gather/test_options.py::test_addresses_follow_the_environment",
     "gather.rest_url": "gather/test_options.py::test_addresses_follow_the_environment",
     "gather.stream_url": "gather/test_options.py::test_addresses_follow_the_environment",
+    "gather.key_id": "gather/test_credentials.py::test_loads_from_settings",
+    "gather.private_key": "gather/test_credentials.py::test_loads_from_settings",
+    "gather.private_key_file": "gather/test_credentials.py::test_loads_from_settings",
     "log.level": "cli/test_logs.py::test_levels",
     "log.format": "cli/test_logs.py::test_console",
 }

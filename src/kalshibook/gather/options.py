@@ -52,11 +52,33 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     stream_url: str = ""
     """With ``custom``: the WebSocket's address, such as ``ws://127.0.0.1:8081/trade-api/ws/v2``."""
 
+    key_id: str = ""
+    """Id of the API key. Without one only REST works: the exchange wants every WebSocket signed."""
+
+    private_key: str = ""
+    """The private key as PEM text, best from the environment; line ends may be written ``\\n``."""
+
+    private_key_file: str = ""
+    """A file with the private key as PEM text, instead of `private_key`."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         if not self.source.strip():
             raise SettingsError("gather.source is empty; books and gaps are kept apart by it")
         self._check_addresses()
+        self._check_key()
+
+    def _check_key(self) -> None:
+        if self.private_key and self.private_key_file:
+            raise SettingsError("gather.private_key and gather.private_key_file are both set; choose one")
+        has_key = bool(self.private_key or self.private_key_file)
+        if has_key and not self.key_id:
+            raise SettingsError("gather.key_id is empty, but there is a private key; a key needs both")
+        if self.key_id and not has_key:
+            raise SettingsError(
+                "gather.key_id is set without its private key; set gather.private_key_file, or "
+                "gather.private_key by the environment"
+            )
 
     def _check_addresses(self) -> None:
         for name, schemes in (("rest_url", ("http://", "https://")), ("stream_url", ("ws://", "wss://"))):
