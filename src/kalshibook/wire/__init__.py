@@ -24,10 +24,17 @@ from kalshibook.wire.frames import (
     decode_head as decode_head,
     read_frame as read_frame,
 )
+from kalshibook.wire.gaps import (
+    GAP_VERSION as GAP_VERSION,
+    GapRecord as GapRecord,
+    decode_gap as decode_gap,
+    encode_gap as encode_gap,
+)
 from kalshibook.wire.messages import Frame as Frame, FrameHead as FrameHead
 
 __all__ = [
     "ENVELOPE_VERSION",
+    "GAP_VERSION",
     "BookDelta",
     "BookSnapshot",
     "Envelope",
@@ -35,6 +42,7 @@ __all__ = [
     "EventFrame",
     "Frame",
     "FrameHead",
+    "GapRecord",
     "MarketLifecycle",
     "Other",
     "PriceRange",
@@ -44,7 +52,9 @@ __all__ = [
     "WireEvent",
     "decode_envelope",
     "decode_frame",
+    "decode_gap",
     "decode_head",
     "encode_envelope",
+    "encode_gap",
     "read_frame",
 ]
