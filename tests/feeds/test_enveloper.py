@@ -110,6 +110,12 @@ def test_a_type_of_tomorrow_is_published_too() -> None:
     assert Route(FROG, FROG, "weather", None, None) == Enveloper("g").route(frame)
 
 
+def test_an_exchange_cannot_speak_for_the_gatherer() -> None:
+    """A notice off a socket is refused; only the gatherer itself makes one."""
+    with pytest.raises(WireError, match="no exchange sends it"):
+        Enveloper("g").route(b'{"type":"gatherer_notice","msg":{"notice":"stale","market_ticker":"A"}}')
+
+
 @pytest.mark.parametrize(
     "frame", [b"", b"[]", b"{}", b'{"type":1}', b'{"type":"trade"}', b'{"type":"x","msg":[]}', b"\xff"]
 )

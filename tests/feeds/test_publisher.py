@@ -5,9 +5,15 @@ from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from kalshibook.errors import FeedError, WireError
 from kalshibook.feeds import EmbeddedBroker, KafkaOptions
-from kalshibook.feeds.publisher import DEFAULT_TOPIC, Publisher, PublisherStatistics, PublishFailure
+from kalshibook.feeds.publisher import (
+    DEFAULT_TOPIC,
+    Publisher,
+    PublisherStatistics,
+    PublishFailure,
+    PublishReport,
+)
 from kalshibook.testing import FrameFactory
-from kalshibook.wire import decode_envelope
+from kalshibook.wire import GathererNotice, decode_envelope, read_frame
 from tests.feeds.reading import TIMEOUT_S, TOPIC
 
 FROG, NEWT = "KXFROG-T40", "KXNEWT-T41.5"
@@ -90,6 +96,78 @@ def test_what_is_no_frame_is_refused_and_not_counted(broker: EmbeddedBroker) -> 
             publisher.publish(b"[]", connection="c", received_us=1)
         publish(publisher, FrameFactory().snapshot(FROG))
     assert PublisherStatistics(1, 1, 0, 0, 0) == publisher.statistics()
+
+
+def test_a_notice_reaches_every_partition_behind_what_came_before(broker: EmbeddedBroker) -> None:
+    """In each partition it is the last record, and its envelope says whom and what it concerns."""
+    made = FrameFactory()
+    with Publisher(str(broker), source="g", clock_us=lambda: 7_000) as publisher:
+        publish(publisher, *(made.snapshot(f"KXMANY-{number}") for number in range(30)))
+        assert 3 == publisher.notify("stale", reason="gap", detail="5 to 9", connection="c1", sid=4)
+    found = records(broker, 33)
+    last = {one.partition(): one for one in found}
+    assert {0, 1, 2} == set(last)
+    for record in last.values():
+        envelope = decode_envelope(record.value() or b"")
+        assert GathererNotice("stale", "gap", "5 to 9", None, "") == read_frame(envelope.payload)
+        assert ("g", "c1", 4, "", "gatherer_notice", None) == (
+            envelope.source,
+            envelope.connection,
+            envelope.sid,
+            envelope.market_ticker,
+            envelope.channel,
+            envelope.sequence,
+        )
+        assert (b"g", 7_000) == (record.key(), envelope.published_us)
+
+
+def test_a_notice_of_one_market_goes_where_its_records_are(broker: EmbeddedBroker) -> None:
+    """It is keyed by the market and goes to that partition only."""
+    made = FrameFactory()
+    with Publisher(str(broker), source="g") as publisher:
+        publish(publisher, made.snapshot(FROG))
+        assert 1 == publisher.notify("ended", reason="settled", market_ticker=FROG)
+    snapshot, notice = records(broker, 2)
+    assert (snapshot.partition(), FROG.encode()) == (notice.partition(), notice.key())
+    envelope = decode_envelope(notice.value() or b"")
+    assert FROG == envelope.market_ticker
+    assert GathererNotice("ended", "settled", "", None, FROG) == read_frame(envelope.payload)
+
+
+def test_a_notice_asks_for_the_partitions_if_it_must(broker: EmbeddedBroker) -> None:
+    """Without a check before it, and without a topic it says so."""
+    assert 3 == Publisher(str(broker), source="g").notify("alive", interval_ms=1_000)
+    with pytest.raises(FeedError, match="topic 'nowhere' does not exist"):
+        Publisher(str(broker), source="g", topic="nowhere").notify("alive", interval_ms=1_000)
+
+
+def test_who_asks_is_told_what_became_of_each_record(broker: EmbeddedBroker) -> None:
+    """Acknowledged with its place, refused with the reason; nothing before the brokers have spoken."""
+    made, reports = FrameFactory(), list[PublishReport]()
+    received = {"connection": "c1", "received_us": 1}
+    with Publisher(str(broker), source="g", settings={"linger.ms": 50}) as publisher:
+        publisher.publish(made.snapshot(FROG), **received, on_report=reports.append)  # type: ignore[arg-type]
+        assert [] == reports
+        publisher.flush(TIMEOUT_S)
+        (place,) = publisher.ends()
+        assert [PublishReport(FROG, place, 0, None)] == reports
+        broker.push_errors(PRODUCE, [KafkaError.MSG_SIZE_TOO_LARGE])
+        publisher.publish(made.snapshot(FROG), **received, on_report=reports.append)  # type: ignore[arg-type]
+        publisher.flush(TIMEOUT_S)
+        assert (FROG, None, None) == (reports[1].key, reports[1].partition, reports[1].offset)
+        assert "too large" in (reports[1].reason or "")
+        publisher.notify("alive", interval_ms=1_000, on_report=reports.append)
+        publisher.flush(TIMEOUT_S)
+    assert [("g", 0), ("g", 1), ("g", 2)] == sorted((one.key, one.partition) for one in reports[2:])
+
+
+def test_a_frame_in_doubt_says_why(broker: EmbeddedBroker) -> None:
+    """The reason stands in its envelope, and in no other."""
+    made = FrameFactory()
+    with Publisher(str(broker), source="g") as publisher:
+        publisher.publish(made.snapshot(FROG), connection="c1", received_us=1, doubt="from a cache")
+        publish(publisher, made.snapshot(FROG))
+    assert ["from a cache", None] == [decode_envelope(one.value() or b"").doubt for one in records(broker, 2)]
 
 
 def test_a_full_queue_is_waited_for(broker: EmbeddedBroker) -> None:

@@ -77,6 +77,13 @@ def test_names_on_the_wire() -> None:
     } == msgspec.json.decode(encoded())
 
 
+def test_a_doubt_is_carried() -> None:
+    """A frame that its gatherer does not trust says why; without doubt the field is not there."""
+    assert "from a cache" == decode_envelope(encoded(doubt="from a cache")).doubt
+    assert decode_envelope(encoded()).doubt is None
+    assert b"doubt" not in encoded()
+
+
 def test_the_first_message_of_a_market_says_so() -> None:
     """Before the first there is 0, which is written and is not the same as unknown."""
     assert 0 == decode_envelope(encoded(previous_sequence=0)).previous_sequence
@@ -225,6 +232,7 @@ def test_payload_of_the_wrong_shape(path: str, payload: bytes) -> None:
         ("$.publishedTimestampUs", with_fields(publishedTimestampUs=-5)),
         ("$.source", with_fields(source=None)),
         ("$.sid", with_fields(sid=True)),
+        ("$.doubt", with_fields(doubt=1)),
         ("$.source", encoded(b'{"type":"orderbook_l3"}').replace(b'"g1"', b"1")),
     ],
 )

@@ -12,6 +12,7 @@ from kalshibook.wire import (
     BookDelta,
     BookSnapshot,
     EventFrame,
+    GathererNotice,
     MarketLifecycle,
     Other,
     Ticker,
@@ -19,6 +20,7 @@ from kalshibook.wire import (
     WireEvent,
     decode_frame,
     decode_head,
+    notice_frame,
     read_frame,
 )
 from kalshibook.wire.messages import (
@@ -47,9 +49,51 @@ def error_of(kind: str, message: dict[str, Any], **head: Any) -> WireError:
 
 
 def test_frame_types_are_kalshis() -> None:
-    """Each frame class answers for one type of the wire."""
+    """Each frame class answers for one type of the wire; one of them is ours."""
     assert len(get_args(Frame)) == len(FRAME_TYPES)
     assert {"orderbook_snapshot", "orderbook_delta", "ticker", "trade", "market_lifecycle_v2"} < FRAME_TYPES
+
+
+@pytest.mark.parametrize(
+    ("frame", "event"),
+    [
+        (
+            notice_frame("alive", interval_ms=1_000),
+            GathererNotice("alive", "", "", 1_000, ""),
+        ),
+        (
+            notice_frame("stale", reason="gap", detail="5 to 9 of sid 4"),
+            GathererNotice("stale", "gap", "5 to 9 of sid 4", None, ""),
+        ),
+        (
+            notice_frame("ended", reason="settled", market_ticker=TICKER),
+            GathererNotice("ended", "settled", "", None, TICKER),
+        ),
+    ],
+)
+def test_a_gatherers_notice_is_read_as_written(frame: bytes, event: GathererNotice) -> None:
+    """What one gatherer says of itself is a frame like any other, of a type that no exchange sends."""
+    assert event == read_frame(decode_frame(frame))
+    assert "gatherer_notice" == decode_head(frame).type
+
+
+def test_a_notice_on_the_wire() -> None:
+    """The agreed JSON, without what is not said."""
+    assert {
+        "type": "gatherer_notice",
+        "msg": {"notice": "stale", "reason": "gap", "detail": "5 to 9"},
+    } == msgspec.json.decode(notice_frame("stale", reason="gap", detail="5 to 9"))
+
+
+def test_a_notice_of_tomorrow_is_counted() -> None:
+    """A kind that is not known here puts nothing in doubt and is no error."""
+    assert Other("gatherer_notice/moved") == read("gatherer_notice", {"notice": "moved"})
+
+
+@pytest.mark.parametrize("message", [{"notice": "alive"}, {"notice": "alive", "interval_ms": 0}])
+def test_a_sign_of_life_says_when_the_next_is_due(message: dict[str, Any]) -> None:
+    """Without it nobody could tell that it is missing."""
+    assert "$.msg.interval_ms" == error_of("gatherer_notice", message).path
 
 
 @pytest.mark.parametrize(

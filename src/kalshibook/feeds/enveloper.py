@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, final
 import msgspec
 
 from kalshibook.errors import WireError
-from kalshibook.wire import encode_envelope
+from kalshibook.wire import NoticeKind, encode_envelope, notice_frame
 
 __all__ = ["Enveloper", "Route"]
 
@@ -26,6 +26,9 @@ _CHANNELS: Final = {
 
 _CONTROL: Final = frozenset({"subscribed", "ok", "unsubscribed", "error"})
 """Frames that answer commands of their connection; they concern nobody else."""
+
+
+_NOTICE: Final = "gatherer_notice"
 
 
 class _Subject(msgspec.Struct, frozen=True, gc=False):
@@ -92,6 +95,9 @@ class Enveloper:
             head = _head_decoder.decode(frame)
             if head.type in _CONTROL:
                 return None
+            if head.type == _NOTICE:
+                # Ours alone to say: from a socket it would let an exchange put any book in doubt.
+                raise WireError("$.type", f"{head.type!r} is a gatherer's own word, and no exchange sends it")
             subject = _subject_decoder.decode(head.msg)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise WireError("$", str(error)) from None
@@ -101,7 +107,9 @@ class Enveloper:
         channel = _CHANNELS.get(head.type, head.type)
         return Route(key, subject.market_ticker, channel, head.sid, head.seq)
 
-    def wrap(self, frame: bytes, route: Route, *, connection: str, received_us: int) -> bytes:
+    def wrap(
+        self, frame: bytes, route: Route, *, connection: str, received_us: int, doubt: str | None = None
+    ) -> bytes:
         """
         Return the envelope of a frame. Until `accept` is called nothing is remembered of it.
 
@@ -110,6 +118,7 @@ class Enveloper:
             route: of this frame.
             connection: id of the socket epoch, unique for ever; a new one after every reconnect.
             received_us: when the frame came off the socket, microseconds since the epoch.
+            doubt: why the book is not to be trusted although the frame is applied, or None.
         """
         previous: int | None = None
         if route.sequence is not None:
@@ -125,6 +134,34 @@ class Enveloper:
             connection=connection,
             sid=route.sid,
             previous_sequence=previous,
+            doubt=doubt,
+        )
+
+    def notice(
+        self,
+        notice: NoticeKind,
+        *,
+        reason: str,
+        detail: str,
+        interval_ms: int | None,
+        connection: str | None,
+        sid: int | None,
+        market_ticker: str,
+    ) -> bytes:
+        """Return the envelope of a notice about this gatherer; see `wire.GathererNotice`."""
+        now_us = self._clock_us()
+        return encode_envelope(
+            notice_frame(
+                notice, reason=reason, detail=detail, interval_ms=interval_ms, market_ticker=market_ticker
+            ),
+            received_us=now_us,
+            published_us=now_us,
+            channel=_NOTICE,
+            market_ticker=market_ticker,
+            sequence=None,
+            source=self.source,
+            connection=connection,
+            sid=sid,
         )
 
     def accept(self, route: Route, *, connection: str) -> None:

@@ -1,14 +1,27 @@
-"""Where librdkafka's own log lines go."""
+"""Where librdkafka's own log lines go, and what its statistics tell of a topic."""
 
 import logging
 import re
 from typing import Final
 
-__all__ = ["OncePerMinute", "librdkafka_logger"]
+import msgspec
+
+__all__ = ["OncePerMinute", "count_partitions", "librdkafka_logger"]
 
 _REPEAT_S: Final = 60.0
 _MOST_KINDS: Final = 256
 _NUMBER: Final = re.compile(r"\d+")
+
+
+class _Topic(msgspec.Struct, gc=False):
+    partitions: dict[int, msgspec.Raw] = {}
+
+
+class _Statistics(msgspec.Struct, gc=False):
+    topics: dict[str, _Topic] = {}
+
+
+_decoder: Final = msgspec.json.Decoder(_Statistics, strict=False)
 
 
 class OncePerMinute(logging.Filter):
@@ -37,6 +50,19 @@ class OncePerMinute(logging.Filter):
         if left_out:
             record.msg, record.args = f"{text} ({left_out:,} more like it since the last)", None
         return True
+
+
+def count_partitions(statistics: str, topic: str) -> int:
+    """
+    Return how many partitions a client knows a topic to have; 0 while it knows nothing of it.
+
+    Args:
+        statistics: librdkafka's, as JSON.
+        topic: whose.
+    """
+    found = _decoder.decode(statistics).topics.get(topic)
+    # -1 is where records wait whose partition is not chosen yet.
+    return 0 if found is None else sum(number >= 0 for number in found.partitions)
 
 
 def librdkafka_logger() -> logging.Logger:

@@ -8,6 +8,7 @@ counted, logged and told to whoever asked, and the next envelope of the market s
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Final, Self, final
 
@@ -16,10 +17,11 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.enveloper import Enveloper, Route
-from kalshibook.feeds.librdkafka import librdkafka_logger
+from kalshibook.feeds.librdkafka import count_partitions, librdkafka_logger
 from kalshibook.feeds.options import KafkaOptions
+from kalshibook.wire import NoticeKind
 
-__all__ = ["DEFAULT_TOPIC", "PublishFailure", "Publisher", "PublisherStatistics"]
+__all__ = ["DEFAULT_TOPIC", "PublishFailure", "PublishReport", "Publisher", "PublisherStatistics"]
 
 _log = logging.getLogger(__name__)
 
@@ -36,10 +38,17 @@ _SETTINGS: Final[Mapping[str, str | int | bool]] = MappingProxyType(
         # of this one to different partitions, and their order would be lost.
         "partitioner": "murmur2_random",
         "linger.ms": 5,
+        # A partition that was added gets records from then on, and must get notices too.
+        "topic.metadata.refresh.interval.ms": 10_000,
+        "statistics.interval.ms": 1_000,
     }
 )
-_FIXED: Final = frozenset({"enable.idempotence", "acks", "bootstrap.servers"})
+_FIXED: Final = frozenset(
+    {"enable.idempotence", "acks", "bootstrap.servers", "statistics.interval.ms", "stats_cb"}
+)
 _POLL_S: Final = 0.1
+_BY_KEY: Final = -1
+"""A record's partition where its key chooses it."""
 
 
 class PublishFailure(msgspec.Struct, frozen=True):
@@ -48,6 +57,17 @@ class PublishFailure(msgspec.Struct, frozen=True):
     key: str
     """The market's ticker, or the event's."""
     reason: str
+
+
+class PublishReport(msgspec.Struct, frozen=True, gc=False):
+    """What became of one record, for who asked at `publish` or `notify`."""
+
+    key: str
+    partition: int | None
+    """Where it is, or None when it was refused."""
+    offset: int | None
+    reason: str | None
+    """Why Kafka has refused it for good, or None when all in-sync replicas have it."""
 
 
 class PublisherStatistics(msgspec.Struct, frozen=True):
@@ -119,7 +139,8 @@ class Publisher:
         self._on_failure = on_failure
         self._offered = self._delivered = self._failed = self._ignored = self._waits = 0
         self._ends: dict[int, int] = {}
-        self._producer = _producer(bootstrap_servers, settings or {})
+        self._partitions = 0
+        self._producer = _producer(bootstrap_servers, settings or {}, self._on_statistics)
 
     def check(self, timeout: float = 10.0) -> int:
         """
@@ -141,9 +162,18 @@ class Publisher:
                 f"topic {self.topic!r} does not exist at {self._servers}, or may not be seen by this user;"
                 " create it, or set the right name on both ends"
             )
-        return len(found.partitions)
+        self._partitions = max(self._partitions, len(found.partitions))
+        return self._partitions
 
-    def publish(self, frame: bytes, *, connection: str, received_us: int) -> bool:
+    def publish(
+        self,
+        frame: bytes,
+        *,
+        connection: str,
+        received_us: int,
+        doubt: str | None = None,
+        on_report: Callable[[PublishReport], None] | None = None,
+    ) -> bool:
         """
         Hand a frame to Kafka, and wait while its queue is full.
 
@@ -153,6 +183,11 @@ class Publisher:
             frame: as received.
             connection: id of the socket epoch, unique for ever.
             received_us: when the frame came off the socket, microseconds since the epoch.
+            doubt: why the market's book is not to be trusted although the frame is applied, for
+                example because it is older than what the socket lost.
+            on_report: told what became of this record, on the thread that uses the publisher, before
+                or after this call returns; it must not raise. What a gatherer leaves out next time
+                because it was published rests on this, never on the call itself.
 
         Returns:
             False for a frame that concerns only its connection, such as `ok`: it is not published.
@@ -164,13 +199,21 @@ class Publisher:
         route = self._routed(frame)
         if route is None:
             return False
-        while not self._offer(frame, route, connection, received_us):
+        while not self._offer(frame, route, connection, received_us, doubt, on_report):
             self._producer.poll(_POLL_S)
         return True
 
-    def publish_nowait(self, frame: bytes, *, connection: str, received_us: int) -> bool:
+    def publish_nowait(
+        self,
+        frame: bytes,
+        *,
+        connection: str,
+        received_us: int,
+        doubt: str | None = None,
+        on_report: Callable[[PublishReport], None] | None = None,
+    ) -> bool:
         """
-        Hand a frame to Kafka if its queue has room; never blocks.
+        Hand a frame to Kafka if its queue has room; never blocks. Arguments as `publish`.
 
         Returns:
             False when the queue is full: nothing has happened, call `poll` and try again.
@@ -180,7 +223,58 @@ class Publisher:
             FeedError: as `publish`.
         """
         route = self._routed(frame)
-        return route is None or self._offer(frame, route, connection, received_us)
+        return route is None or self._offer(frame, route, connection, received_us, doubt, on_report)
+
+    def notify(
+        self,
+        notice: NoticeKind,
+        *,
+        reason: str = "",
+        detail: str = "",
+        interval_ms: int | None = None,
+        connection: str | None = None,
+        sid: int | None = None,
+        market_ticker: str = "",
+        on_report: Callable[[PublishReport], None] | None = None,
+    ) -> int:
+        """
+        Say something of this gatherer to all who read its records; see `wire.GathererNotice`.
+
+        It goes to every partition, behind the records published so far, so that each reader meets it
+        between the right ones; about one market, to that market's partition. A full queue is waited for.
+
+        Args:
+            notice: `alive`, at intervals that the caller keeps; `stale` or `ended`.
+            reason: one of a few words, such as ``gap``.
+            detail: what was found, for people.
+            interval_ms: of `alive`: when the next is due at the latest.
+            connection: only the books of this socket epoch, or None for all of this gatherer.
+            sid: only those of this subscription of the connection.
+            market_ticker: only this market.
+            on_report: told what became of each of the records; see `publish`.
+
+        Returns:
+            How many records were handed over.
+
+        Raises:
+            FeedError: the topic is not known yet and no broker tells of it, or as `publish`.
+        """
+        value = self._enveloper.notice(
+            notice,
+            reason=reason,
+            detail=detail,
+            interval_ms=interval_ms,
+            connection=connection,
+            sid=sid,
+            market_ticker=market_ticker,
+        )
+        if market_ticker:
+            self._insist(value, market_ticker, _BY_KEY, on_report)
+            return 1
+        partitions = self._partitions or self.check()
+        for number in range(partitions):
+            self._insist(value, self._enveloper.source, number, on_report)
+        return partitions
 
     def poll(self, timeout: float = 0.0) -> None:
         """Take delivery reports, waiting up to `timeout` seconds for the first."""
@@ -235,47 +329,91 @@ class Publisher:
             self._ignored += 1
         return route
 
-    def _offer(self, frame: bytes, route: Route, connection: str, received_us: int) -> bool:
-        value = self._enveloper.wrap(frame, route, connection=connection, received_us=received_us)
+    def _offer(
+        self,
+        frame: bytes,
+        route: Route,
+        connection: str,
+        received_us: int,
+        doubt: str | None,
+        on_report: Callable[[PublishReport], None] | None,
+    ) -> bool:
+        value = self._enveloper.wrap(
+            frame, route, connection=connection, received_us=received_us, doubt=doubt
+        )
+        if not self._produce(value, route.key, _BY_KEY, on_report):
+            return False
+        self._enveloper.accept(route, connection=connection)
+        return True
+
+    def _insist(
+        self, value: bytes, key: str, partition: int, on_report: Callable[[PublishReport], None] | None
+    ) -> None:
+        while not self._produce(value, key, partition, on_report):
+            self._producer.poll(_POLL_S)
+
+    def _produce(
+        self, value: bytes, key: str, partition: int, on_report: Callable[[PublishReport], None] | None
+    ) -> bool:
+        report = self._report if on_report is None else partial(self._report, on_report=on_report)
         try:
-            self._producer.produce(self.topic, value, route.key, on_delivery=self._report)
+            self._producer.produce(self.topic, value, key, partition, on_delivery=report)
         except BufferError:
             self._waits += 1
             return False
         except KafkaException as error:
-            self._refused(error.args[0], route, connection)
+            self._refused(error.args[0], key, on_report)
             return True
         self._offered += 1
-        self._enveloper.accept(route, connection=connection)
         self._producer.poll(0)
         return True
 
-    def _refused(self, error: KafkaError, route: Route, connection: str) -> None:
+    def _refused(
+        self, error: KafkaError, key: str, on_report: Callable[[PublishReport], None] | None
+    ) -> None:
         if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
             raise FeedError(f"cannot publish to {self.topic!r} at {self._servers}: {error.str()}")
         # One frame that Kafka will never take is lost, and said to be; the others go on.
         self._offered += 1
-        self._enveloper.accept(route, connection=connection)
-        self._lost(route.key, error)
+        self._lost(key, error, on_report)
 
-    def _report(self, error: KafkaError | None, message: Message) -> None:
+    def _report(
+        self,
+        error: KafkaError | None,
+        message: Message,
+        on_report: Callable[[PublishReport], None] | None = None,
+    ) -> None:
         if error is not None:
-            self._lost((message.key() or b"").decode(errors="replace"), error)
+            self._lost(_key_of(message), error, on_report)
             return
         self._delivered += 1
         partition, offset = message.partition(), message.offset()
         if partition is not None and offset is not None:
             self._ends[partition] = max(offset + 1, self._ends.get(partition, 0))
+            self._partitions = max(self._partitions, partition + 1)
+        if on_report is not None:
+            on_report(PublishReport(_key_of(message), partition, offset, None))
 
-    def _lost(self, key: str, error: KafkaError) -> None:
+    def _on_statistics(self, text: str) -> None:
+        self._partitions = max(self._partitions, count_partitions(text, self.topic))
+
+    def _lost(self, key: str, error: KafkaError, on_report: Callable[[PublishReport], None] | None) -> None:
         self._failed += 1
         failure = PublishFailure(key, error.str())
         _log.error("a record of %s was not published to %s: %s", key, self.topic, failure.reason)
         if self._on_failure is not None:
             self._on_failure(failure)
+        if on_report is not None:
+            on_report(PublishReport(key, None, None, failure.reason))
 
 
-def _producer(bootstrap_servers: str, settings: Mapping[str, Any]) -> Producer:
+def _key_of(message: Message) -> str:
+    return (message.key() or b"").decode(errors="replace")
+
+
+def _producer(
+    bootstrap_servers: str, settings: Mapping[str, Any], on_statistics: Callable[[str], None]
+) -> Producer:
     for name in _FIXED & settings.keys():
         raise FeedError(f"publisher setting {name!r} cannot be changed: records would be lost or doubled")
     configuration = {
@@ -283,6 +421,7 @@ def _producer(bootstrap_servers: str, settings: Mapping[str, Any]) -> Producer:
         **_SETTINGS,
         **settings,
         "logger": librdkafka_logger(),
+        "stats_cb": on_statistics,
     }
     try:
         return Producer(configuration)

@@ -34,6 +34,7 @@ from kalshibook.wire import (
     BookDelta,
     BookSnapshot,
     EventFrame,
+    GathererNotice,
     MarketLifecycle,
     Other,
     Ticker,
@@ -50,6 +51,9 @@ _TRADES_REMEMBERED: Final = 131_072
 # A member of an enumeration costs a call when it is looked up by its name.
 _DUPLICATE: Final = Outcome.DUPLICATE
 _FOREIGN: Final = Outcome.FOREIGN
+
+_NO_BOOK: Final = frozenset({EventFrame, GathererNotice, Other})
+"""Events that are not about the book of one market."""
 
 _BESIDE_BOOKS: Final = frozenset({"trade", "ticker"})
 """Channels whose messages change no book, read or not."""
@@ -82,9 +86,9 @@ class StoreWriter:
             What became of it.
         """
         kind = type(event)
-        if kind is Other or kind is EventFrame:
-            return self._pass_on(event, arrival)  # type: ignore[arg-type]  # one of these two
-        ticker: str = event.ticker  # type: ignore[union-attr]  # the two without one have returned
+        if kind in _NO_BOOK:
+            return self._pass_on(event, arrival)  # type: ignore[arg-type]  # one of these
+        ticker: str = event.ticker  # type: ignore[union-attr]  # those without one have returned
         current = self._state.version
         number = self._number(ticker)
         if number is None:
@@ -274,7 +278,7 @@ class StoreWriter:
         stale = doubt(book, f"{IncidentKind.GAP.value}: {loss}", None, version)
         return Result(stale, Outcome.GAP, IncidentKind.GAP, loss)
 
-    def _pass_on(self, event: Other | EventFrame, arrival: Arrival) -> Outcome:
+    def _pass_on(self, event: Other | EventFrame | GathererNotice, arrival: Arrival) -> Outcome:
         outcome = Outcome.OTHER
         if isinstance(event, EventFrame):
             outcome = Outcome.EVENT

@@ -11,7 +11,9 @@ from kalshibook.wire.events import (
     BookDelta as BookDelta,
     BookSnapshot as BookSnapshot,
     EventFrame as EventFrame,
+    GathererNotice as GathererNotice,
     MarketLifecycle as MarketLifecycle,
+    NoticeKind as NoticeKind,
     Other as Other,
     PriceRange as PriceRange,
     Side as Side,
@@ -22,6 +24,7 @@ from kalshibook.wire.events import (
 from kalshibook.wire.frames import (
     decode_frame as decode_frame,
     decode_head as decode_head,
+    notice_frame as notice_frame,
     read_frame as read_frame,
 )
 from kalshibook.wire.gaps import (
@@ -43,7 +46,9 @@ __all__ = [
     "Frame",
     "FrameHead",
     "GapRecord",
+    "GathererNotice",
     "MarketLifecycle",
+    "NoticeKind",
     "Other",
     "PriceRange",
     "Side",
@@ -56,5 +61,6 @@ __all__ = [
     "decode_head",
     "encode_envelope",
     "encode_gap",
+    "notice_frame",
     "read_frame",
 ]

@@ -11,6 +11,7 @@ unknown:
 * `previousSequence`: the last number published for this market on this connection and sid. `seq`
   counts per sid over all its markets, so only with it can a consumer find a loss per market.
 * `receivedTimestampUs`, `publishedTimestampUs`: the times in microseconds.
+* `doubt`: why the gatherer itself does not trust the frame; it is applied, and its book is stale.
 """
 
 from typing import Annotated, Final, TypeAlias
@@ -47,6 +48,8 @@ class _Header(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel
     previous_sequence: Count | None = None
     received_timestamp_us: Microseconds | None = None
     published_timestamp_us: Microseconds | None = None
+    doubt: str | None = None
+    """Why the book is not to be trusted although the frame is applied, or None."""
 
     @property
     def received_us(self) -> int | None:
@@ -133,6 +136,7 @@ def encode_envelope(
     connection: str | None = None,
     sid: int | None = None,
     previous_sequence: int | None = None,
+    doubt: str | None = None,
 ) -> bytes:
     """
     Wrap a frame, untouched, into an envelope of version 1.
@@ -149,6 +153,7 @@ def encode_envelope(
         sid: the subscription.
         previous_sequence: the last number published for this market on this connection and sid;
             0 says that this is the first.
+        doubt: why the frame is not to be trusted; its book is stale once it is applied.
     """
     head = EnvelopeHead(
         payload=msgspec.Raw(payload),
@@ -164,5 +169,6 @@ def encode_envelope(
         previous_sequence=previous_sequence,
         received_timestamp_us=received_us,
         published_timestamp_us=published_us,
+        doubt=doubt,
     )
     return _encoder.encode(head)

@@ -13,7 +13,9 @@ __all__ = [
     "BookDelta",
     "BookSnapshot",
     "EventFrame",
+    "GathererNotice",
     "MarketLifecycle",
+    "NoticeKind",
     "Other",
     "PriceRange",
     "Side",
@@ -34,6 +36,9 @@ LifecycleEvent: TypeAlias = Literal[
     "price_level_structure_updated",
     "metadata_updated",
 ]
+
+
+NoticeKind: TypeAlias = Literal["alive", "stale", "ended"]
 
 
 class BookSnapshot(msgspec.Struct, frozen=True, gc=False):
@@ -140,4 +145,29 @@ class Other(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The market that its envelope names, if any: its number counts among that market's."""
 
 
-WireEvent: TypeAlias = BookSnapshot | BookDelta | Trade | Ticker | MarketLifecycle | EventFrame | Other
+class GathererNotice(msgspec.Struct, frozen=True, gc=False):
+    """
+    What a gatherer says of itself and of what it follows (`gatherer_notice`); no exchange sends it.
+
+    Its scope stands in the envelope: `source` always, one connection or all, one sid of it or all.
+    """
+
+    notice: NoticeKind
+    """
+    `alive`: the gatherer is at work, and says so again after `interval_ms`. `stale`: from this record on
+    the books of the scope are in doubt, until a snapshot. `ended`: it stops following the scope on
+    purpose, which puts the books in doubt likewise; a source that has ended owes no further `alive`.
+    """
+    reason: str
+    """One of a few words of the gatherer, such as ``gap``; fit for a label."""
+    detail: str
+    """What was found, for people."""
+    interval_ms: int | None
+    """When the next `alive` is due at the latest; None for the others."""
+    ticker: str
+    """The only market it concerns, or empty when it concerns all of its scope."""
+
+
+WireEvent: TypeAlias = (
+    BookSnapshot | BookDelta | Trade | Ticker | MarketLifecycle | EventFrame | GathererNotice | Other
+)

@@ -29,8 +29,10 @@ from kalshibook.wire.events import (
     BookDelta,
     BookSnapshot,
     EventFrame,
+    GathererNotice,
     LifecycleEvent,
     MarketLifecycle,
+    NoticeKind,
     Other,
     PriceRange,
     Side,
@@ -50,6 +52,8 @@ from kalshibook.wire.messages import (
     FrameHead,
     LifecycleFrame,
     LifecycleMessage,
+    NoticeFrame,
+    NoticeMessage,
     PriceRangeMessage,
     SnapshotFrame,
     TickerFrame,
@@ -58,7 +62,7 @@ from kalshibook.wire.messages import (
 )
 from kalshibook.wire.times import parse_time
 
-__all__ = ["UNREADABLE", "decode_frame", "decode_head", "read_frame", "wire_error"]
+__all__ = ["UNREADABLE", "decode_frame", "decode_head", "notice_frame", "read_frame", "wire_error"]
 
 # Nesting beyond the interpreter's limit is refused by msgspec with RecursionError; text with a lone
 # surrogate, which cannot be UTF-8, with UnicodeError. All three are faults of the message.
@@ -70,6 +74,7 @@ _object_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _trade_decoder = msgspec.json.Decoder(TradeMessage)
 _lifecycle_decoder = msgspec.json.Decoder(LifecycleMessage)
 _event_decoder = msgspec.json.Decoder(EventMessage)
+_encoder = msgspec.json.Encoder()
 
 T = TypeVar("T")
 
@@ -307,6 +312,39 @@ def _read_event(frame: EventLifecycleFrame | EventFeeFrame, path: str) -> EventF
     return EventFrame(message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), _body(frame.msg, at))
 
 
+def _read_notice(frame: NoticeFrame, path: str) -> GathererNotice | Other:
+    message, at = frame.msg, f"{path}.msg"
+    kind = _NOTICES.get(message.notice)
+    if kind is None:
+        # A gatherer of tomorrow may have more to say; what it is called is counted.
+        return Other(f"gatherer_notice/{message.notice}"[:_LONGEST_KIND])
+    if kind == "alive" and not message.interval_ms:
+        raise WireError(f"{at}.interval_ms", "a sign of life must say when the next one is due")
+    return GathererNotice(kind, message.reason, message.detail, message.interval_ms, message.market_ticker)
+
+
+def notice_frame(
+    notice: NoticeKind,
+    *,
+    reason: str = "",
+    detail: str = "",
+    interval_ms: int | None = None,
+    market_ticker: str = "",
+) -> bytes:
+    """
+    Return the frame of a gatherer's notice; `GathererNotice` says what each means.
+
+    Args:
+        notice: alive, stale or ended.
+        reason: one of a few words, such as ``gap``.
+        detail: what was found, for people.
+        interval_ms: when the next `alive` is due; for that kind only.
+        market_ticker: the only market concerned, or empty.
+    """
+    message = NoticeMessage(notice, reason, detail, interval_ms, market_ticker)
+    return _encoder.encode(NoticeFrame(msg=message))
+
+
 _READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
     SnapshotFrame: _read_snapshot,
     TickerFrame: _read_ticker,
@@ -315,9 +353,12 @@ _READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
     ComboLifecycleFrame: _read_lifecycle,
     EventLifecycleFrame: _read_event,
     EventFeeFrame: _read_event,
+    NoticeFrame: _read_notice,
 }
 
 _LIFECYCLE_EVENTS: Final = frozenset(get_args(LifecycleEvent))
+_NOTICES: Final[dict[str, NoticeKind]] = {kind: kind for kind in get_args(NoticeKind)}
+_LONGEST_KIND: Final = 100
 
 # What the exchange tells the owner of an order only; it must not reach other subscribers.
 _OWNER_FIELDS: Final = frozenset({"client_order_id", "subaccount", "last_update_reason"})

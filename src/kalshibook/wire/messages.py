@@ -31,6 +31,8 @@ __all__ = [
     "LifecycleMessage",
     "Microseconds",
     "Milliseconds",
+    "NoticeFrame",
+    "NoticeMessage",
     "OkFrame",
     "Pairs",
     "PriceRangeMessage",
@@ -157,6 +159,16 @@ class EventMessage(msgspec.Struct, frozen=True, gc=False):
     event_ticker: str
 
 
+class NoticeMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """`msg` of a `gatherer_notice`."""
+
+    notice: str
+    reason: str = ""
+    detail: str = ""
+    interval_ms: Milliseconds | None = None
+    market_ticker: str = ""
+
+
 class FrameHead(msgspec.Struct, frozen=True, gc=False):
     """The keys that every frame may carry, whatever its type."""
 
@@ -222,6 +234,12 @@ class EventFeeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_fee_
     msg: msgspec.Raw
 
 
+class NoticeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="gatherer_notice", omit_defaults=True):
+    """`gatherer_notice`: ours, not the exchange's."""
+
+    msg: NoticeMessage
+
+
 class SubscribedFrame(_Frame, frozen=True, gc=False, tag="subscribed"):
     """`subscribed`: carries no number."""
 
@@ -247,6 +265,7 @@ Frame: TypeAlias = (
     | ComboLifecycleFrame
     | EventLifecycleFrame
     | EventFeeFrame
+    | NoticeFrame
     | SubscribedFrame
     | OkFrame
     | UnsubscribedFrame
