@@ -6,6 +6,7 @@ trader's helpers in `kalshibook.store.views`, tools for your own tests in `kalsh
 """
 
 from kalshibook.errors import (
+    ArchiveError as ArchiveError,
     FeedError as FeedError,
     KalshiBookError as KalshiBookError,
     NotReady as NotReady,
@@ -47,6 +48,7 @@ from kalshibook.store import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ArchiveError",
     "Book",
     "BookStore",
     "Change",

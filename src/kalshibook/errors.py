@@ -5,6 +5,7 @@ KalshiBookError
 ├── WireError           a message cannot be read: it is quarantined, fix the producer
 ├── SettingsError       a setting is unknown or unfit: fix the configuration
 ├── FeedError           the feed cannot run at all: fix its configuration
+├── ArchiveError        the archive cannot be used as it is: fix its database or its settings
 ├── ReadError           a read was refused
 │   ├── UnknownMarket   fix the ticker, or wait until the market appears
 │   ├── NotReady        wait: no snapshot yet, or the offset asked for is not reached
@@ -14,6 +15,7 @@ KalshiBookError
 """
 
 __all__ = [
+    "ArchiveError",
     "FeedError",
     "KalshiBookError",
     "NotReady",
@@ -57,6 +59,10 @@ class SettingsError(KalshiBookError):
 
 class FeedError(KalshiBookError):
     """A feed cannot run with what it was given; retrying will not help."""
+
+
+class ArchiveError(KalshiBookError):
+    """An archive's database cannot be used as it is; retrying will not help."""
 
 
 class ReadError(KalshiBookError):

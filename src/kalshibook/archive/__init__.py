@@ -1,0 +1,1 @@
+"""What the gatherers saw, kept for good: tables, writers, deduplicator, export, reading back."""
