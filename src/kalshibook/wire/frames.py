@@ -14,10 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from kalshibook.errors import WireError
 from kalshibook.numbers import (
-    CENTS_PER_CONTRACT,
-    MAX_SIZE,
     ONE_DOLLAR,
-    TICKS_PER_CENT,
     known_level_price,
     known_size_change,
     parse_level_price,
@@ -34,11 +31,19 @@ from kalshibook.wire.events import (
     MarketLifecycle,
     NoticeKind,
     Other,
-    PriceRange,
-    Side,
     Ticker,
     Trade,
     WireEvent,
+)
+from kalshibook.wire.fields import (
+    read_body,
+    read_cents,
+    read_contracts,
+    read_level_cents,
+    read_levels,
+    read_price_ranges,
+    read_signed_contracts,
+    read_taker,
 )
 from kalshibook.wire.messages import (
     FRAME_TYPES,
@@ -54,7 +59,6 @@ from kalshibook.wire.messages import (
     LifecycleMessage,
     NoticeFrame,
     NoticeMessage,
-    PriceRangeMessage,
     SnapshotFrame,
     TickerFrame,
     TradeFrame,
@@ -157,13 +161,13 @@ def _judge_delta(message: DeltaMessage, at: str) -> BookDelta:
     if message.price_dollars is not UNSET:
         price = parse_level_price(message.price_dollars, f"{at}.price_dollars")
     elif message.price is not UNSET:
-        price = _level_cents(message.price, f"{at}.price")
+        price = read_level_cents(message.price, f"{at}.price")
     else:
         raise WireError(at, "neither price_dollars nor price is there: the format is not known")
     if message.delta_fp is not UNSET:
         change = parse_size_change(message.delta_fp, f"{at}.delta_fp")
     elif message.delta is not UNSET:
-        change = _contracts(message.delta, f"{at}.delta")
+        change = read_signed_contracts(message.delta, f"{at}.delta")
     else:
         raise WireError(at, "neither delta_fp nor delta is there: the format is not known")
     exchange_us = _exchange_us(message.ts_ms, message.ts, f"{at}.ts")
@@ -177,32 +181,15 @@ def _read_snapshot(frame: SnapshotFrame, path: str) -> BookSnapshot:
     # The newest encoding that either side carries is the frame's encoding: a side whose key
     # is missing in it is empty, and is not looked for in an older one.
     if message.yes_dollars_fp is not UNSET or message.no_dollars_fp is not UNSET:
-        yes = _levels(message.yes_dollars_fp, f"{at}.yes_dollars_fp", parse_level_price, parse_size)
-        no = _levels(message.no_dollars_fp, f"{at}.no_dollars_fp", parse_level_price, parse_size)
+        yes = read_levels(message.yes_dollars_fp, f"{at}.yes_dollars_fp", parse_level_price, parse_size)
+        no = read_levels(message.no_dollars_fp, f"{at}.no_dollars_fp", parse_level_price, parse_size)
     elif message.yes_dollars is not UNSET or message.no_dollars is not UNSET:
-        yes = _levels(message.yes_dollars, f"{at}.yes_dollars", parse_level_price, _resting_contracts)
-        no = _levels(message.no_dollars, f"{at}.no_dollars", parse_level_price, _resting_contracts)
+        yes = read_levels(message.yes_dollars, f"{at}.yes_dollars", parse_level_price, read_contracts)
+        no = read_levels(message.no_dollars, f"{at}.no_dollars", parse_level_price, read_contracts)
     else:
-        yes = _levels(message.yes, f"{at}.yes", _level_cents, _resting_contracts)
-        no = _levels(message.no, f"{at}.no", _level_cents, _resting_contracts)
+        yes = read_levels(message.yes, f"{at}.yes", read_level_cents, read_contracts)
+        no = read_levels(message.no, f"{at}.no", read_level_cents, read_contracts)
     return BookSnapshot(message.market_ticker, yes, no, _milliseconds(frame.sending_ts_ms))
-
-
-def _levels(
-    pairs: list[tuple[Any, Any]] | None | UnsetType,
-    path: str,
-    read_price: Callable[[Any, str], int],
-    read_size: Callable[[Any, str], int],
-) -> tuple[tuple[int, int], ...]:
-    if not pairs:
-        return ()
-    levels: dict[int, int] = {}
-    for index, (price_found, size_found) in enumerate(pairs):
-        price = read_price(price_found, f"{path}[{index}][0]")
-        if price in levels:
-            raise WireError(f"{path}[{index}][0]", f"price {price_found!r} stands twice; neither is chosen")
-        levels[price] = read_size(size_found, f"{path}[{index}][1]")
-    return tuple((price, size) for price, size in levels.items() if size)
 
 
 def _read_ticker(frame: TickerFrame, path: str) -> Ticker:
@@ -216,7 +203,7 @@ def _read_ticker(frame: TickerFrame, path: str) -> Ticker:
             parse_price(message.price_dollars, f"{at}.price_dollars") if message.price_dollars else None
         )
     elif message.price is not UNSET:
-        last_price = _cents(message.price, f"{at}.price")
+        last_price = read_cents(message.price, f"{at}.price")
     return Ticker(
         message.market_ticker,
         last_price or None,
@@ -237,29 +224,26 @@ def _read_trade(frame: TradeFrame, path: str) -> Trade:
     if message.yes_price_dollars is not UNSET:
         yes_price = parse_price(message.yes_price_dollars, f"{at}.yes_price_dollars")
     elif message.yes_price is not UNSET:
-        yes_price = _cents(message.yes_price, f"{at}.yes_price")
+        yes_price = read_cents(message.yes_price, f"{at}.yes_price")
     else:
         raise WireError(at, "neither yes_price_dollars nor yes_price is there: the format is not known")
     no_price = ONE_DOLLAR - yes_price
     if message.no_price_dollars is not UNSET:
         no_price = parse_price(message.no_price_dollars, f"{at}.no_price_dollars")
     elif message.no_price is not UNSET:
-        no_price = _cents(message.no_price, f"{at}.no_price")
+        no_price = read_cents(message.no_price, f"{at}.no_price")
     if message.count_fp is not UNSET:
         size = parse_size(message.count_fp, f"{at}.count_fp")
     elif message.count is not UNSET:
-        size = _resting_contracts(message.count, f"{at}.count")
+        size = read_contracts(message.count, f"{at}.count")
     else:
         raise WireError(at, "neither count_fp nor count is there: the format is not known")
-    taker: Side | None = message.taker_outcome_side or message.taker_side
-    if taker is None and message.taker_book_side is not None:
-        taker = "yes" if message.taker_book_side == "bid" else "no"
     return Trade(
         message.market_ticker,
         message.trade_id,
         yes_price,
         size,
-        taker,
+        read_taker(message.taker_outcome_side, message.taker_side, message.taker_book_side),
         message.is_block_trade,
         yes_price + no_price == ONE_DOLLAR,
         _exchange_us(message.ts_ms, message.ts, f"{at}.ts"),
@@ -289,19 +273,9 @@ def _read_lifecycle(frame: LifecycleFrame | ComboLifecycleFrame, path: str) -> W
         None if value is None else parse_price(value, f"{at}.settlement_value"),
         extra.event_ticker if extra else None,
         extra.title if extra else None,
-        None
-        if ranges is None
-        else tuple(_range(item, f"{at}.price_ranges[{n}]") for n, item in enumerate(ranges)),
+        None if ranges is None else read_price_ranges(ranges, f"{at}.price_ranges"),
         _milliseconds(frame.sending_ts_ms) or _seconds(happened_s),
-        _body(frame.msg, at),
-    )
-
-
-def _range(item: PriceRangeMessage, path: str) -> PriceRange:
-    return PriceRange(
-        parse_price(item.start, f"{path}.start"),
-        parse_price(item.end, f"{path}.end"),
-        parse_price(item.step, f"{path}.step"),
+        read_body(frame.msg, at),
     )
 
 
@@ -309,7 +283,9 @@ def _read_event(frame: EventLifecycleFrame | EventFeeFrame, path: str) -> EventF
     at = f"{path}.msg"
     message = _decode(_event_decoder.decode, frame.msg, at)
     kind: Any = str(frame.__struct_config__.tag)
-    return EventFrame(message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), _body(frame.msg, at))
+    return EventFrame(
+        message.event_ticker, kind, _milliseconds(frame.sending_ts_ms), read_body(frame.msg, at)
+    )
 
 
 def _read_notice(frame: NoticeFrame, path: str) -> GathererNotice | Other:
@@ -365,56 +341,18 @@ _OWNER_FIELDS: Final = frozenset({"client_order_id", "subaccount", "last_update_
 
 
 def _public_body(body: msgspec.Raw, path: str) -> bytes:
-    raw = _body(body, path)
+    raw = read_body(body, path)
     fields = _object_decoder.decode(raw)
     if _OWNER_FIELDS.isdisjoint(fields):
         return raw
     return msgspec.json.encode({name: value for name, value in fields.items() if name not in _OWNER_FIELDS})
 
 
-def _body(body: msgspec.Raw, path: str) -> bytes:
-    # The decoder skips what no field asks for without looking at its encoding; a body goes out to
-    # WebSocket clients as text, and one byte that is not UTF-8 would end every one of them.
-    raw = bytes(body)
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        raise WireError(path, f"not UTF-8: {error}") from None
-    return raw
-
-
-def _cents(found: int, path: str) -> int:
-    if not 0 <= found <= ONE_DOLLAR // TICKS_PER_CENT:
-        raise WireError(path, f"{found} is not a price in cents, 0 to 100")
-    return found * TICKS_PER_CENT
-
-
-def _level_cents(found: int, path: str) -> int:
-    price = _cents(found, path)
-    if not 0 < price < ONE_DOLLAR:
-        raise WireError(path, f"{found} is not between 0 and 100 cents, where levels rest")
-    return price
-
-
-def _contracts(found: int, path: str) -> int:
-    size = found * CENTS_PER_CONTRACT
-    if abs(size) > MAX_SIZE:
-        raise WireError(path, f"{found} contracts do not fit 64 bits")
-    return size
-
-
-def _resting_contracts(found: int, path: str) -> int:
-    size = _contracts(found, path)
-    if size < 0:
-        raise WireError(path, f"{found} contracts is negative")
-    return size
-
-
 def _optional_size(text: str | UnsetType, path: str, contracts: int | UnsetType = UNSET) -> int | None:
     if text is not UNSET:
         return parse_size(text, path)
     if contracts is not UNSET:
-        return _resting_contracts(contracts, path.removesuffix("_fp"))
+        return read_contracts(contracts, path.removesuffix("_fp"))
     return None
 
 
