@@ -7,6 +7,9 @@ trader's helpers in `kalshibook.store.views`, tools for your own tests in `kalsh
 
 from kalshibook.errors import (
     ArchiveError as ArchiveError,
+    ExchangeError as ExchangeError,
+    ExchangeRefused as ExchangeRefused,
+    ExchangeUnavailable as ExchangeUnavailable,
     FeedError as FeedError,
     KalshiBookError as KalshiBookError,
     NotReady as NotReady,
@@ -56,6 +59,9 @@ __all__ = [
     "Condition",
     "Cut",
     "EmbeddedBroker",
+    "ExchangeError",
+    "ExchangeRefused",
+    "ExchangeUnavailable",
     "FeedError",
     "KafkaFeed",
     "KafkaOptions",

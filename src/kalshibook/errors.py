@@ -5,6 +5,9 @@ KalshiBookError
 ├── WireError           a message cannot be read: it is quarantined, fix the producer
 ├── SettingsError       a setting is unknown or unfit: fix the configuration
 ├── FeedError           the feed cannot run at all: fix its configuration
+├── ExchangeError       the exchange did not do what it was asked
+│   ├── ExchangeRefused        it said no: fix the request, the key or the clock
+│   └── ExchangeUnavailable    it could not be reached, or not within its limits: try again later
 ├── ArchiveError        the archive cannot be used as it is: fix its database or its settings
 ├── ReadError           a read was refused
 │   ├── UnknownMarket   fix the ticker, or wait until the market appears
@@ -16,6 +19,9 @@ KalshiBookError
 
 __all__ = [
     "ArchiveError",
+    "ExchangeError",
+    "ExchangeRefused",
+    "ExchangeUnavailable",
     "FeedError",
     "KalshiBookError",
     "NotReady",
@@ -63,6 +69,40 @@ class FeedError(KalshiBookError):
 
 class ArchiveError(KalshiBookError):
     """An archive's database cannot be used as it is; retrying will not help."""
+
+
+class ExchangeError(KalshiBookError):
+    """The exchange did not do what it was asked."""
+
+
+class ExchangeRefused(ExchangeError):  # noqa: N818 - reads as the fact it states
+    """
+    The exchange said no; the same request will be refused again.
+
+    Attributes:
+        status: the HTTP status, such as 404.
+        code: the exchange's word for it, or empty.
+    """
+
+    def __init__(self, message: str, *, status: int, code: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class ExchangeUnavailable(ExchangeError):  # noqa: N818
+    """
+    The exchange could not be reached, failed, or had no budget left for us, after several attempts.
+
+    Attributes:
+        attempts: how often it was tried.
+        status: the last HTTP status, or None where there was no answer.
+    """
+
+    def __init__(self, message: str, *, attempts: int, status: int | None) -> None:
+        super().__init__(message)
+        self.attempts = attempts
+        self.status = status
 
 
 class ReadError(KalshiBookError):

@@ -29,6 +29,14 @@ _EXCHANGES: Final = {
     ),
 }
 
+_LEAST: Final = {
+    # A read costs ten; with less than that saved up none is ever sent.
+    "read_budget": 10,
+    "rest_attempts": 1,
+    "rest_timeout_ms": 100,
+    "rest_connections": 1,
+}
+
 
 class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
@@ -61,8 +69,25 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     private_key_file: str = ""
     """A file with the private key as PEM text, instead of `private_key`."""
 
+    # REST.
+
+    read_budget: int = 200
+    """Tokens a second that reads may spend, ten each; by the exchange's tiers 200 (Basic) to 10,000."""
+
+    rest_attempts: int = 6
+    """How often a REST request is tried before the failure is told."""
+
+    rest_timeout_ms: int = 10_000
+    """How long one attempt may take."""
+
+    rest_connections: int = 8
+    """REST requests under way at once."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise SettingsError(f"gather.{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.source.strip():
             raise SettingsError("gather.source is empty; books and gaps are kept apart by it")
         self._check_addresses()
