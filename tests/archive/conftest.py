@@ -8,6 +8,13 @@ import pytest
 
 from kalshibook.archive.migrate import Variant, migrate
 from tests.archive.postgres import DatabaseUnavailable, PostgresServer
+from tests.archive.timescale import TimescaleServer
+
+# Hypertables behave otherwise than native partitions in places, so what writes or deletes runs on both.
+SERVERS = [
+    pytest.param("postgres", marks=pytest.mark.postgres),
+    pytest.param("timescale", marks=pytest.mark.timescale),
+]
 
 
 @pytest.fixture(scope="session")
@@ -24,18 +31,51 @@ def postgres_server(
         yield server
 
 
+@pytest.fixture(scope="session")
+def timescale_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    """A TimescaleDB of this run."""
+    try:
+        server = TimescaleServer(f"kalshibook-{os.getpid()}")
+    except DatabaseUnavailable as missing:
+        unavailable(str(missing))
+    try:
+        server.start()
+        announce(request, server.described)
+        yield server
+    finally:
+        server.remove()
+
+
+@pytest.fixture
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL that the test may stop and kill."""
+    try:
+        server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+    except DatabaseUnavailable as missing:
+        unavailable(str(missing))
+    with server:
+        yield server
+
+
 @pytest.fixture
 def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
-    """A maker of empty databases; each has its own address."""
+    """A maker of empty databases on PostgreSQL; each has its own address."""
     return postgres_server.create_database
 
 
+@pytest.fixture(params=SERVERS)
+def any_server(request: pytest.FixtureRequest) -> PostgresServer:
+    """Each kind of server in turn."""
+    server: PostgresServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
 @pytest.fixture
-def new_archive(new_database: Callable[[], str]) -> Callable[[Variant], str]:
-    """A maker of migrated databases."""
+def new_archive(any_server: PostgresServer) -> Callable[..., str]:
+    """A maker of migrated databases, on each kind of server in turn."""
 
     def make(variant: Variant = "local") -> str:
-        dsn = new_database()
+        dsn = any_server.create_database()
         with psycopg.connect(dsn) as connection:
             migrate(connection, variant)
         return dsn

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -60,21 +61,18 @@ class PostgresServer:
         Raises:
             DatabaseUnavailable: it is not installed, or the cluster cannot be made.
         """
-        reason = why_no_postgres()
-        if reason is not None:
-            raise DatabaseUnavailable(reason)
         self.folder: Final = folder
         self.port: Final = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._guard: subprocess.Popen[bytes] | None = None
         self._databases = 0
-        programs = _programs()
-        assert programs is not None
-        self._programs = programs
-        if os.geteuid() == 0:
-            shutil.chown(folder, "postgres", "postgres")
-            _open_way_to(folder)
-        self._run(
-            "initdb", "--pgdata", f"{folder}/data", "--username=postgres", "--auth=trust", "--encoding=UTF8"
+        self._programs = self._find_programs()
+        self._own()
+        self._checked(
+            self._command(
+                *("initdb", "--pgdata", self._data(), "--username=postgres"),
+                *("--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8"),
+            )
         )
 
     @property
@@ -113,24 +111,20 @@ class PostgresServer:
         log = self.folder / "server.log"
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                self._command("postgres", "-D", f"{self.folder}/data", *self._arguments()),
+                self._command("postgres", "-D", self._data(), *self._arguments()),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 cwd="/",
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                psycopg.connect(self.dsn).close()
-            except psycopg.OperationalError:
-                # No event tells that a port has opened.
-                time.sleep(0.02)
-                continue
-            return
-        self.kill()
-        raise DatabaseUnavailable(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-2_000:]}")
+        self._wait_until_it_answers(self._process, log)
+        # A test run that is cut off runs no clean-up. Its end closes this pipe, whatever its cause.
+        self._guard = subprocess.Popen(
+            ["sh", "-c", 'read -r _; kill -9 "$1"', "sh", str(self._server_pid())],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
 
     def stop(self) -> None:
         """End the server in good order, its clients cut off; one that is not running is no error."""
@@ -152,6 +146,19 @@ class PostgresServer:
     ) -> None:
         self.kill()
 
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                psycopg.connect(self.dsn).close()
+            except psycopg.OperationalError:
+                # No event tells that a port has opened.
+                time.sleep(0.02)
+                continue
+            return
+        self.kill()
+        raise DatabaseUnavailable(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-2_000:]}")
+
     def _arguments(self) -> list[str]:
         settings = SETTINGS | {"port": str(self.port)} | self._extra_settings()
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
@@ -163,13 +170,20 @@ class PostgresServer:
         process, self._process = self._process, None
         if process is None:
             return
-        if process.poll() is None:
-            server = self._server_pid()
-            if number is signal.SIGKILL:
-                # The whole session: what the server has forked would go on writing for a moment.
-                os.killpg(process.pid, number)
-            elif server is not None:
-                os.kill(server, number)
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            # Before the server is ended: after that its number may be another process's.
+            guard.kill()
+            guard.communicate()
+        server = self._server_pid()
+        if process.poll() is None and server is not None:
+            # Each backend is a session of its own, and would go on until its statement is done.
+            backends = _children(server) if number is signal.SIGKILL else []
+            for pid in (server, *backends):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            for pid in backends:
+                _wait_until_gone(pid)
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -180,22 +194,32 @@ class PostgresServer:
         file = self.folder / "data" / "postmaster.pid"
         return int(file.read_text().split()[0]) if file.exists() else None
 
+    def _find_programs(self) -> Path:
+        reason, found = why_no_postgres(), _programs()
+        if reason is not None or found is None:
+            raise DatabaseUnavailable(str(reason))
+        return found
+
+    def _own(self) -> None:
+        if os.geteuid() == 0:
+            shutil.chown(self.folder, "postgres", "postgres")
+            _open_way_to(self.folder)
+
+    def _data(self) -> str:
+        return str(self.folder / "data")
+
     def _command(self, program: str, *arguments: str) -> list[str]:
         command = [str(self._programs / program), *arguments]
         return ["runuser", "-u", "postgres", "--", *command] if os.geteuid() == 0 else command
 
-    def _run(self, program: str, *arguments: str) -> None:
-        _checked(self._command(program, *arguments))
-
-
-def _checked(command: Sequence[str]) -> None:
-    ended = subprocess.run(
-        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/"
-    )
-    if ended.returncode != 0:
-        raise DatabaseUnavailable(
-            f"{' '.join(command)} failed:\n{ended.stdout[-2_000:]}{ended.stderr[-2_000:]}"
+    @staticmethod
+    def _checked(command: Sequence[str]) -> None:
+        ended = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd="/"
         )
+        if ended.returncode != 0:
+            output = f"{ended.stdout[-2_000:]}{ended.stderr[-2_000:]}"
+            raise DatabaseUnavailable(f"{' '.join(command)} failed:\n{output}")
 
 
 def _programs() -> Path | None:
@@ -218,3 +242,19 @@ def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            # The second field is the program's name, in brackets, and may hold spaces.
+            if int(status.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.append(int(status.parent.name))
+    return found
+
+
+def _wait_until_gone(pid: int) -> None:
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -14,6 +14,7 @@ from kalshibook.archive.migrate import (
     pending,
 )
 from kalshibook.errors import ArchiveError
+from tests.archive.postgres import PostgresServer
 
 ONE = Migration(1, "common/0001_one.sql", "SELECT 1")
 TWO = Migration(2, "local/0002_two.sql", "SELECT 2")
@@ -61,11 +62,10 @@ def test_numbers_are_unique_and_without_holes(variant: Variant) -> None:
     assert list(range(1, len(numbers) + 1)) == numbers
 
 
-@pytest.mark.postgres
 @pytest.mark.parametrize("variant", ["local", "production"])
-def test_migrating_twice_changes_nothing(new_database: Callable[[], str], variant: Variant) -> None:
+def test_migrating_twice_changes_nothing(any_server: PostgresServer, variant: Variant) -> None:
     """All migrations are applied once, and remembered with their checksums."""
-    with psycopg.connect(new_database()) as connection:
+    with psycopg.connect(any_server.create_database()) as connection:
         first = migrate(connection, variant)
         second = migrate(connection, variant)
 

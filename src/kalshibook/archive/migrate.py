@@ -19,6 +19,7 @@ from kalshibook.errors import ArchiveError
 
 __all__ = [
     "MIGRATIONS_LOCK",
+    "Applied",
     "Migration",
     "Variant",
     "applied_migrations",
@@ -79,7 +80,9 @@ def migrations_of(variant: Variant) -> list[Migration]:
     return sorted(found)
 
 
-def migrate(connection: psycopg.Connection[tuple[object, ...]], variant: Variant) -> list[Migration]:
+def migrate(
+    connection: psycopg.Connection[tuple[object, ...]], variant: Variant, *, timescale: bool = True
+) -> list[Migration]:
     """
     Apply what is missing, one transaction each, and return it.
 
@@ -88,6 +91,7 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]], variant: Variant
     Args:
         connection: an idle one; it is used in autocommit mode and given back as it was.
         variant: which set of tables.
+        timescale: whether a new archive becomes one of hypertables where the server has TimescaleDB loaded.
 
     Raises:
         ArchiveError: the server is too old, the database holds the other variant, was migrated by a newer
@@ -101,7 +105,10 @@ def migrate(connection: psycopg.Connection[tuple[object, ...]], variant: Variant
     with _alone(connection):
         with connection.transaction():
             connection.execute(_VERSIONS)
-        missing = pending(applied_migrations(connection), migrations_of(variant), variant)
+        applied = applied_migrations(connection)
+        missing = pending(applied, migrations_of(variant), variant)
+        if timescale and not applied:
+            _use_timescale(connection)
         for migration in missing:
             _apply(connection, migration, variant)
     return missing
@@ -171,6 +178,17 @@ def _alone(connection: psycopg.Connection[tuple[object, ...]]) -> Iterator[None]
     finally:
         if not connection.broken:
             connection.autocommit = before
+
+
+def _use_timescale(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+    # Installed and not loaded, it would refuse every statement about it.
+    found = connection.execute(
+        "SELECT FROM pg_available_extensions WHERE name = 'timescaledb'"
+        " AND current_setting('shared_preload_libraries') ~ 'timescaledb'"
+    ).fetchone()
+    if found is not None:
+        with connection.transaction():
+            connection.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
 
 
 def _apply(

@@ -149,10 +149,11 @@ CREATE TABLE gaps (
     markets integer NOT NULL,
     source_id smallint NOT NULL,
     channel text NOT NULL,
+    cause text NOT NULL,
     how text,
     tickers text[] NOT NULL
 );
 CREATE INDEX gaps_order ON gaps (xid);
 CREATE INDEX gaps_time ON gaps (detected_at);
-COMMENT ON COLUMN gaps.tickers IS 'Empty when all markets of the sid are concerned.';
+COMMENT ON COLUMN gaps.tickers IS 'Empty where it is every market of the exchange.';
 COMMENT ON COLUMN gaps.healed_us IS 'NULL while it is open.';

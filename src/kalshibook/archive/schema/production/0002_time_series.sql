@@ -116,6 +116,7 @@ CREATE TABLE gaps (
     markets integer NOT NULL,
     source_id smallint NOT NULL,
     channel text NOT NULL,
+    cause text NOT NULL,
     how text,
     tickers text[] NOT NULL
 );
