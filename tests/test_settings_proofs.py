@@ -60,6 +60,7 @@ PROOFS = {
     "stream.max_message_bytes": "stream/test_connection.py::test_an_oversize_message_closes_with_1009",
     "stream.write_bytes": "stream/test_connection.py::test_a_backlog_that_is_never_emptied_cuts",
     "stream.gather_ms": "stream/test_rounds.py::test_gather_ms",
+    "stream.gather_behind_ms": "stream/test_rounds.py::test_gather_behind_ms",
     "stream.change_capacity": "stream/test_options.py::test_change_capacity",
     "stream.change_batches": "stream/test_options.py::test_change_batches",
     "stream.max_subscriptions": "stream/test_session.py::test_subscription_limit",

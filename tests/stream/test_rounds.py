@@ -12,10 +12,10 @@ from kalshibook.store import BookStore
 from kalshibook.stream.changes import open_changes
 from kalshibook.stream.hub import Client
 from kalshibook.stream.options import StreamOptions
-from kalshibook.stream.rounds import WriteRounds
+from kalshibook.stream.rounds import TimeSlice, WriteRounds
 from kalshibook.stream.transport import Transport
-from tests.store.builders import TICKER, Script
-from tests.stream.test_connection import NEVER, staged
+from tests.store.builders import TICKER, Script, trade
+from tests.stream.test_connection import NEVER, Stage, staged
 
 OPTIONS = StreamOptions(send_timeout_s=5, close_timeout_s=1)
 BIG = b"x" * 8_000_000
@@ -42,15 +42,18 @@ async def received(stream: trio.SocketStream, size: int) -> bytes:
 
 
 class Writer:
-    """Notes when it was asked to write."""
+    """Notes when it was asked to write, and asks for more as often as it was told."""
 
-    def __init__(self, name: str, log: list[str]) -> None:
+    def __init__(self, name: str, log: list[str], more: int = 0) -> None:
         self.name = name
         self.log = log
+        self.more = more
 
-    def write_nowait(self) -> None:
+    def write_nowait(self) -> bool:
         """Write."""
         self.log.append(self.name)
+        self.more -= 1
+        return self.more >= 0
 
 
 @pytest.mark.trio
@@ -135,7 +138,7 @@ async def test_nothing_follows_a_close_frame() -> None:
 async def test_a_round_writes_to_those_who_asked_in_order() -> None:
     """Who asks outside a round is not in one."""
     log: list[str] = []
-    rounds = WriteRounds()
+    rounds = WriteRounds(TimeSlice())
     writers = [Writer(f"{number}", log) for number in range(250)]
 
     assert not rounds.add(writers[0])
@@ -146,6 +149,101 @@ async def test_a_round_writes_to_those_who_asked_in_order() -> None:
 
     assert [writer.name for writer in writers] == log
     assert not rounds.add(writers[0])
+
+
+@pytest.mark.trio
+async def test_one_with_much_to_write_takes_turns_with_the_others() -> None:
+    """Who has more to write than a write holds comes again behind the others, in the same round."""
+    log: list[str] = []
+    rounds = WriteRounds(TimeSlice())
+    rounds.begin()
+    for writer in (Writer("much", log, more=2), Writer("little", log), Writer("some", log, more=1)):
+        rounds.add(writer)
+    await rounds.write()
+
+    assert ["much", "little", "some", "much", "some", "much"] == log
+
+
+@pytest.mark.trio
+async def test_long_work_gives_way_when_its_slice_is_over() -> None:
+    """Others run as soon as a millisecond was used, and not before."""
+    now = 0.0
+    passes: list[float] = []
+
+    class Passes(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the instrument's
+            passes.append(now)
+
+    work = TimeSlice(clock=lambda: now)
+    work.begin()
+    trio.lowlevel.add_instrument(Passes())
+    for now in (0.0004, 0.0008, 0.0012, 0.0016, 0.0020, 0.0024):
+        await work.give_way()
+
+    assert [0.0012, 0.0024] == passes
+
+
+@pytest.mark.trio
+@pytest.mark.parametrize(("gather_behind_ms", "waited", "merged"), [(700, 0.7, 3), (0, 0.0, None)])
+async def test_gather_behind_ms(
+    gather_behind_ms: float, waited: float, merged: int | None, autojump_clock: MockClock
+) -> None:
+    """While the store is behind changes gather for longer, folded to one a market."""
+    async with staged(gather_ms=0, gather_behind_ms=gather_behind_ms, ping_interval_s=NEVER) as stage:
+        stage.script.snapshot({4_000: 100}, {})
+        client = stage.client()
+        await client.handshake()
+        await client.command(1, "subscribe", channels=["top_of_book"], market_tickers=[TICKER])
+        for _ in range(2):
+            await client.frame()
+        set_ready(stage, ready=False)
+        assert "readiness" == (await client.frame()).json["type"]
+        began = trio.current_time()
+
+        for _ in range(3):
+            stage.script.delta("yes", 4_000, 100)
+            await wait_all_tasks_blocked()
+        frame = (await client.frame()).json["msg"]
+
+        assert waited == pytest.approx(trio.current_time() - began)
+        assert merged == frame.get("merged")
+
+
+@pytest.mark.trio
+async def test_what_comes_after_catching_up_is_delivered_one_by_one(autojump_clock: MockClock) -> None:
+    """Catching up ends the long pause, and no trade that follows it is folded away."""
+    async with staged(gather_ms=0, gather_behind_ms=60_000, ping_interval_s=NEVER) as stage:
+        stage.script.snapshot({4_000: 100}, {})
+        client = stage.client()
+        await client.handshake()
+        await client.command(1, "subscribe", channels=["top_of_book"], market_tickers=[TICKER])
+        for _ in range(2):
+            await client.frame()
+        set_ready(stage, ready=False)
+        await client.frame()
+        for _ in range(2):
+            stage.script.delta("yes", 4_000, 100)
+        await trio.sleep(1)
+        stage.script.delta("yes", 4_000, 100)
+        set_ready(stage, ready=True)
+        await client.command(2, "subscribe", channels=["trade"], market_tickers=[TICKER])
+        await wait_all_tasks_blocked()
+        for name in ("t1", "t2"):
+            stage.script.apply(trade(name))
+
+        with trio.fail_after(0.2):
+            frames = [(await client.frame()).json for _ in range(5)]
+        kinds = [frame["type"] for frame in frames]
+
+        assert {"subscribed", "top_of_book", "readiness", "trade"} == {*kinds}
+        assert 2 == kinds.count("trade")
+        assert [3] == [frame["msg"]["merged"] for frame in frames if frame["type"] == "top_of_book"]
+
+
+def set_ready(stage: Stage, *, ready: bool) -> None:
+    """Let the store fall behind its feed, or catch up."""
+    with stage.store.writer() as writer:
+        writer.set_ready(ready)
 
 
 @pytest.mark.trio

@@ -13,6 +13,7 @@ from kalshibook.store.changes import (
     Change as Change,
     ChangeBatch as ChangeBatch,
     ChangeReader as ChangeReader,
+    FoldedChanges as FoldedChanges,
     Notice as Notice,
     Readiness as Readiness,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Condition",
     "ConditionCounts",
     "Cut",
+    "FoldedChanges",
     "ImpossibleChange",
     "Incident",
     "IncidentKind",

@@ -9,7 +9,7 @@ bounded by its capacity or the number of markets, whatever the writer does. What
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Self, TypeAlias
 
@@ -18,7 +18,7 @@ import msgspec
 from kalshibook.store.book import Book
 from kalshibook.wire import EventFrame, MarketLifecycle, Trade, WireEvent
 
-__all__ = ["Change", "ChangeBatch", "ChangeReader", "Notice", "Readiness"]
+__all__ = ["Change", "ChangeBatch", "ChangeReader", "FoldedChanges", "Notice", "Readiness"]
 
 
 class Change(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +57,51 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     """How many trades, lifecycle and event messages were dropped since the last batch."""
 
 
+class FoldedChanges:
+    """
+    Changes folded to one a market, whose old book is the first and whose new book the newest.
+
+    What cannot be folded, trades, lifecycle and event messages, is dropped and counted. Of what the
+    store says of itself the newest is kept, and comes after all that was folded.
+    """
+
+    def __init__(self) -> None:
+        self._changes: dict[int, Change] = {}
+        self._readiness: Readiness | None = None
+        self.conflated = 0
+        """How many changes were folded into others."""
+        self.lost = 0
+        """How many notices were dropped."""
+
+    def add(self, notices: Iterable[Notice]) -> None:
+        """Fold in what came later."""
+        changes = self._changes
+        for notice in notices:
+            if isinstance(notice, Change):
+                number = notice.new.market.number
+                first = changes.get(number)
+                if first is None:
+                    changes[number] = notice
+                    continue
+                self.lost += _is_lost(first.event) + _is_lost(notice.event)
+                merged = first.merged + notice.merged
+                changes[number] = Change(first.old, notice.new, None, merged, notice.version)
+                self.conflated += 1
+            elif isinstance(notice, Readiness):
+                self._readiness = notice
+            else:
+                self.lost += 1
+
+    def __len__(self) -> int:
+        """Count what is left."""
+        return len(self._changes) + (self._readiness is not None)
+
+    def notices(self) -> list[Notice]:
+        """Return what is left, in the order in which the markets first changed."""
+        readiness = () if self._readiness is None else (self._readiness,)
+        return [*self._changes.values(), *readiness]
+
+
 class ChangeReader:
     """
     One consumer's view of what changes; from `BookStore.changes`.
@@ -80,8 +125,7 @@ class ChangeReader:
         self._on_overflow = on_overflow
         self._condition = threading.Condition()
         self._queue: list[Notice] = []
-        self._folded: dict[int, Change] | None = None
-        self._readiness: Readiness | None = None
+        self._folded: FoldedChanges | None = None
         self._conflated = 0
         self._lost = 0
         self._total_conflated = 0
@@ -110,7 +154,7 @@ class ChangeReader:
         """Stop collecting; a waiting `take` returns None."""
         with self._condition:
             self._closed = True
-            self._queue, self._folded, self._readiness = [], None, None
+            self._queue, self._folded = [], None
             self._condition.notify_all()
             wake = self._wake
         self._on_close(self)
@@ -167,12 +211,7 @@ class ChangeReader:
             self._queue, self._folded = list(batch.changes), None
             self._conflated += batch.conflated
             self._lost += batch.lost
-            readiness, self._readiness = self._readiness, None
-            if folded is not None:
-                self._fold(list(folded.values()))
-            self._extend(later)
-            if readiness is not None:
-                self._extend([readiness])
+            self._extend(later if folded is None else folded.notices())
 
     def put(self, changes: Sequence[Notice]) -> None:
         """Add what one batch of the writer changed, in order; wakes the consumer once."""
@@ -190,16 +229,14 @@ class ChangeReader:
             wake()
 
     def _pending(self) -> bool:
-        return bool(self._queue or self._folded or self._lost or self._readiness)
+        return bool(self._queue or self._folded or self._lost)
 
     def _take(self) -> ChangeBatch | None:
         if not self._pending():
             return None
-        changes: list[Notice] = self._queue if self._folded is None else list(self._folded.values())
-        if self._readiness is not None:
-            changes.append(self._readiness)
+        changes = self._queue if self._folded is None else self._folded.notices()
         batch = ChangeBatch(changes, self._conflated, self._lost)
-        self._queue, self._folded, self._readiness = [], None, None
+        self._queue, self._folded = [], None
         self._conflated = self._lost = 0
         return batch
 
@@ -211,33 +248,21 @@ class ChangeReader:
             self._fold(changes)
 
     def _fold(self, changes: Sequence[Notice]) -> None:
-        before = self._conflated
-        if self._folded is None:
-            queue, self._queue, self._folded = self._queue, [], {}
+        folded = self._folded
+        if folded is None:
+            queue, self._queue = self._queue, []
+            folded = self._folded = FoldedChanges()
             self._on_overflow(len(queue) + len(changes))
-            self._fold_all(queue, self._folded)
-        self._fold_all(changes, self._folded)
-        self._total_conflated += self._conflated - before
+            folded.add(queue)
+        folded.add(changes)
+        self._conflated += folded.conflated
+        self._lost += folded.lost
+        self._total_conflated += folded.conflated
+        self._total_lost += folded.lost
+        folded.conflated = folded.lost = 0
 
-    def _fold_all(self, changes: Sequence[Notice], folded: dict[int, Change]) -> None:
-        for notice in changes:
-            if isinstance(notice, EventFrame):
-                self._lose(1)
-                continue
-            if isinstance(notice, Readiness):
-                # The newest is what counts, and comes after all that was folded.
-                self._readiness = notice
-                continue
-            number = notice.new.market.number
-            first = folded.get(number)
-            if first is None:
-                folded[number] = notice
-                continue
-            self._lose(isinstance(first.event, Trade | MarketLifecycle))
-            self._lose(isinstance(notice.event, Trade | MarketLifecycle))
-            folded[number] = Change(first.old, notice.new, None, first.merged + notice.merged, notice.version)
-            self._conflated += 1
 
-    def _lose(self, count: int) -> None:
-        self._lost += count
-        self._total_lost += count
+def _is_lost(event: WireEvent | None) -> bool:
+    # Not isinstance of a union, which costs more than all else here: a slow reader folds every change.
+    kind = type(event)
+    return kind is Trade or kind is MarketLifecycle

@@ -103,20 +103,26 @@ class Connection:
         self._stopping = True
         self._wake_writer()
 
-    def write_nowait(self) -> None:
-        """Write what waits as far as the socket takes it at once; the writer task does what is left."""
+    def write_nowait(self) -> bool:
+        """
+        Make one write of what waits, if the socket takes it at once; else the writer task does it.
+
+        Returns:
+            Whether the socket took all of it, and more waits.
+        """
         if not self._is_idle:
-            return
+            return False
         client = self._client
         if client.closing is None:
             try:
                 frames = client.take(self._options.write_bytes, now_us())
-                if self._socket.send_nowait(frames) and not client.is_pending:
-                    return
+                if self._socket.send_nowait(frames):
+                    return client.is_pending
             except Exception as error:  # noqa: BLE001 - raised by the client's own task, see below
                 # Here it would end the round, and with it the server and everybody in it.
                 self._failure = error
         self._wake_writer()
+        return False
 
     async def _read(self) -> None:
         try:

@@ -82,6 +82,8 @@ class Hub:
         self._shared = Shared(store, options)
         self._publisher = Publisher(self._shared)
         self._clients: dict[Client, None] = {}
+        self.is_behind = False
+        """Whether the store is behind its feed, as far as the clients were told."""
 
     def connect(self, now_us: int) -> Client:  # noqa: ARG002 - the seam has the time everywhere
         """
@@ -122,6 +124,7 @@ class Hub:
             if type(notice) is EventFrame:
                 publisher.event(notice)
             elif type(notice) is Readiness:
+                self.is_behind = notice.behind is not None
                 for client in self._clients:
                     client.tell_readiness(notice.behind, notice.version)
             else:

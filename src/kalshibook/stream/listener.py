@@ -18,12 +18,12 @@ import msgspec
 import trio
 
 from kalshibook.errors import SettingsError
-from kalshibook.store import BookStore, ChangeBatch, IncidentKind
+from kalshibook.store import BookStore, ChangeBatch, FoldedChanges, IncidentKind
 from kalshibook.stream.changes import Changes, ChangeStatistics, open_changes
 from kalshibook.stream.connection import Cause, Connection, End, now_us
 from kalshibook.stream.hub import Client, Hub, HubFull, HubStatistics
 from kalshibook.stream.options import StreamOptions
-from kalshibook.stream.rounds import WriteRounds
+from kalshibook.stream.rounds import TimeSlice, WriteRounds
 from kalshibook.stream.socket import Handshake, Refusal, ServerSocket, serve_socket
 
 __all__ = ["StreamServer", "StreamStatistics", "refuse"]
@@ -31,11 +31,16 @@ __all__ = ["StreamServer", "StreamStatistics", "refuse"]
 logger = logging.getLogger(__name__)
 
 # A feed that catches up makes batches of 65,536 changes, at 0.5 µs each and 0.15 µs for each client
-# that has a part in it. They are routed in slices of about 5 ms, so that others are served in
-# between, and written after so many changes that few are out of date by then.
-_SLICE: Final = 2_000
-_LEAST_SLICE: Final = 50
-_HANDED_AT_ONCE: Final = 20_000
+# that has a part in it: so many are handed out between two looks at the clock.
+_HANDED_AT_ONCE: Final = 2_000
+_LEAST_PART: Final = 10
+# Written after so many changes that few are out of date by then.
+_ROUTED_AT_ONCE: Final = 2_000
+
+# While the store is behind: how soon it is noticed that it has caught up, and how many changes are
+# folded between two looks at the clock.
+_LOOK_S: Final = 0.05
+_FOLDED_AT_ONCE: Final = 500
 
 _QUIET: Final = frozenset({Cause.CLIENT, Cause.STOP})
 
@@ -69,7 +74,8 @@ class StreamServer:
         self._store = store
         self._options = options or StreamOptions()
         self._hub = Hub(store, self._options)
-        self._rounds = WriteRounds()
+        self._slice = TimeSlice()
+        self._rounds = WriteRounds(self._slice)
         self._changes: Changes | None = None
         self._open: set[_Visit] = set()
         self._one_gone = trio.Event()
@@ -96,6 +102,8 @@ class StreamServer:
             trio.open_nursery() as clients,
         ):
             self._changes = changes
+            # From now on it is told when that changes, and nobody is connected yet.
+            self._hub.is_behind = not self._store.ready
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._deliver, changes)
@@ -156,27 +164,53 @@ class StreamServer:
         return counts
 
     async def _deliver(self, changes: Changes) -> None:
-        pause = self._options.gather_ms / 1_000
         async for first in changes:
+            self._slice.begin()
             # All that waits goes out in one round, however many batches it is.
             for batch in (first, *changes.take_waiting()):
                 await self._route(batch)
             await self._rounds.write()
-            if pause:
-                await changes.gather(pause)
+            if self._hub.is_behind and not self._store.ready:
+                await self._deliver_folded(changes)
+            elif self._options.gather_ms:
+                await changes.gather(self._options.gather_ms / 1_000)
+
+    async def _deliver_folded(self, changes: Changes) -> None:
+        """
+        Let changes gather for long while the store is behind, and fold them.
+
+        Nobody is served by each of a thousand states of the past, and whatever is spent on them
+        makes the past last longer. Nothing that cannot be folded is missed: subscriptions to it have
+        ended when the store fell behind, and none is opened before it has caught up.
+        """
+        folded = FoldedChanges()
+        rest: list[ChangeBatch] = []
+        ends = trio.current_time() + self._options.gather_behind_ms / 1_000
+        while (left := ends - trio.current_time()) > 0:
+            await changes.gather(min(_LOOK_S, left))
+            self._slice.begin()
+            batches = changes.take_waiting()
+            # Asked after they were taken: what was taken while the store is behind is from before.
+            if self._store.ready:
+                rest = batches
+                break
+            for part in (part for batch in batches for part in _parted(batch, _FOLDED_AT_ONCE)):
+                folded.add(part.changes)
+                await self._slice.give_way()
+        for batch in (ChangeBatch(folded.notices(), folded.conflated, 0), *rest):
+            await self._route(batch)
+        await self._rounds.write()
 
     async def _route(self, batch: ChangeBatch) -> None:
-        size = min(max(_HANDED_AT_ONCE // max(self._hub.clients, 1), _LEAST_SLICE), _SLICE)
         routed = 0
-        for part in _sliced(batch, size):
+        for part in _parted(batch, max(_HANDED_AT_ONCE // max(self._hub.clients, 1), _LEAST_PART)):
             self._rounds.begin()
             self._hub.deliver(part, now_us())
             routed += len(part.changes)
-            if routed >= _SLICE:
+            if routed >= _ROUTED_AT_ONCE:
                 await self._rounds.write()
                 routed = 0
-            elif len(batch.changes) > size:
-                await trio.lowlevel.checkpoint()
+            await self._slice.give_way()
 
     async def _stop_clients(self) -> None:
         self._stopping = True
@@ -253,7 +287,7 @@ def refuse(handshake: Handshake, options: StreamOptions) -> Refusal | None:
     return Refusal(403, f"pages of {origin} may not connect; stream.origins lists those that may")
 
 
-def _sliced(batch: ChangeBatch, size: int) -> Iterator[ChangeBatch]:
+def _parted(batch: ChangeBatch, size: int) -> Iterator[ChangeBatch]:
     if len(batch.changes) <= size:
         yield batch
         return

@@ -20,6 +20,7 @@ _LEAST: Final = {
     "max_message_bytes": 1_024,
     "write_bytes": 1,
     "gather_ms": 0,
+    "gather_behind_ms": 0,
     "change_capacity": 1,
     "change_batches": 1,
     "max_subscriptions": 1,
@@ -90,6 +91,12 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     A change that finds the server at rest goes out at once; those that follow gather for so long and
     share a write, which costs several times what they do.
+    """
+
+    gather_behind_ms: float = 1_000.0
+    """
+    The same while the store is behind its feed, until it has caught up: changes are then folded to one a
+    market, because states of the past are of little use and sending them all would make it last longer.
     """
 
     change_capacity: int = 65_536
