@@ -1,7 +1,9 @@
 import random
 
+from kalshibook.gather.options import GatherOptions
 from kalshibook.gather.placement import Move, Placement
 from kalshibook.gather.plan import Limits
+from tests.gather.stage import shared
 
 
 def placement(
@@ -73,6 +75,15 @@ def test_a_connection_that_had_no_room_is_not_asked_again() -> None:
     assert {1: ["G", "H"]} == placed.add("GH")
     placed.remove(["A"])
     assert {0: ["I"], 1: ["J"]} == placed.add("IJ")
+
+
+def test_markets_per_connection() -> None:
+    """A connection is opened when the others carry as many as the setting says."""
+    limits = shared(GatherOptions(markets_per_connection=3), []).limits
+    placed = Placement(limits, connections=1, most=9)
+    placed.add("ABCDEFG")
+
+    assert [3, 3, 1] == placed.loads
 
 
 def test_any_history_leaves_every_market_in_one_place() -> None:

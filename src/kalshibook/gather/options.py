@@ -38,6 +38,21 @@ _LEAST: Final = {
 }
 
 
+_RANGES: Final[dict[str, tuple[float, float]]] = {
+    "backoff_first_s": (0.001, 60),
+    "backoff_limit_s": (0.001, 3_600),
+    "command_timeout_s": (0.1, 600),
+    "commands_in_flight": (1, 1_000),
+    "markets_per_command": (1, 100_000),
+    "markets_per_connection": (1, 500_000),
+    "missing_retry_s": (0.1, 86_400),
+    "refresh_minutes": (0, 10_080),
+    "silence_s": (0.1, 3_600),
+    "snapshot_burst": (1, 10_000_000),
+    "snapshots_per_second": (1, 1_000_000),
+}
+
+
 class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
     What `kalshibook gather` gathers, from which exchange, and at which pace.
@@ -83,8 +98,47 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     rest_connections: int = 8
     """REST requests under way at once."""
 
+    # Sockets.
+
+    backoff_first_s: float = 0.5
+    """A lost connection is tried again after up to so long, at random; each failure doubles this bound."""
+
+    backoff_limit_s: float = 30.0
+    """The longest that this bound grows to."""
+
+    command_timeout_s: float = 10.0
+    """How long the exchange may take to answer a command, and to open a socket."""
+
+    commands_in_flight: int = 4
+    """How many commands of one connection wait for their answer at once."""
+
+    markets_per_command: int = 1_000
+    """How many markets a command names at most; lowered when the exchange refuses it."""
+
+    markets_per_connection: int = 7_500
+    """How many order books a connection follows at most; lowered when the exchange refuses them."""
+
+    missing_retry_s: float = 60.0
+    """How often a market is asked for again that the exchange does not answer for."""
+
+    refresh_minutes: float = 30.0
+    """Each book is asked for and published again so often, spread evenly; 0 asks for none."""
+
+    silence_s: float = 15.0
+    """A connection on which nothing came for so long is asked something, and given up without an answer."""
+
+    snapshot_burst: int = 20_000
+    """How many snapshots may be asked for at once, over all connections."""
+
+    snapshots_per_second: int = 5_000
+    """How many snapshots may be asked for in the long run."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
+        for name, (least, most) in _RANGES.items():
+            found = getattr(self, name)
+            if not least <= found <= most:
+                raise SettingsError(f"gather.{name} is {found}; it is {least:,} to {most:,}")
         for name, least in _LEAST.items():
             if getattr(self, name) < least:
                 raise SettingsError(f"gather.{name} is {getattr(self, name)}; it must be at least {least}")

@@ -42,6 +42,11 @@ class Filling:
         size = self._limits.per_command
         return size if self._halved is None else min(self._halved, size)
 
+    @property
+    def is_searching(self) -> bool:
+        """Whether a limit is being looked for: then one command at a time tells more than several."""
+        return self._halved is not None
+
     def refused(self, *, held: int, asked: int) -> int:
         """
         Learn from error 26, and return how many markets to ask for next; 0 says that there is no room.

@@ -1,12 +1,12 @@
 """What moves inside a gatherer, and what takes it: frames, notices, sinks and their counts. Pure."""
 
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
-__all__ = ["Notice", "NoticeKind", "Received", "Sink", "SinkCounts"]
+from kalshibook.wire import NoticeKind
 
-NoticeKind: TypeAlias = Literal["alive", "stale", "ended"]
+__all__ = ["Notice", "Received", "Sink", "SinkCounts"]
 
 
 class Received(msgspec.Struct, frozen=True, gc=False):
@@ -41,6 +41,8 @@ class Notice(msgspec.Struct, frozen=True, gc=False):
     """None is every subscription of the connection."""
     market_ticker: str = ""
     """Empty is every market."""
+    interval_ms: int | None = None
+    """Of `alive`: when the next one is due at the latest."""
 
 
 class SinkCounts(msgspec.Struct, frozen=True):

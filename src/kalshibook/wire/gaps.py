@@ -18,7 +18,7 @@ __all__ = ["GAP_VERSION", "GapCause", "GapHealing", "GapRecord", "decode_gap", "
 GAP_VERSION: Final = 1
 
 GapCause: TypeAlias = Literal["gap", "reset", "overflow", "ended", "disconnected", "silent"]
-GapHealing: TypeAlias = Literal["snapshots", "resubscribed", "reconnected"]
+GapHealing: TypeAlias = Literal["snapshots", "resubscribed", "reconnected", "late"]
 
 
 class GapRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="camel"):
@@ -47,9 +47,13 @@ class GapRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, rename="cam
     """They; empty where it is every market of the exchange."""
     detected_us: Microseconds
     healed_us: Microseconds | None = None
-    """When the last of the markets was whole again; None while one is not, and for what cannot be healed."""
+    """
+    When the last of the markets was whole again; None while one is not. A channel without snapshots
+    (trades, lifecycle) is never whole again after missing numbers; after an outage it is when it goes on,
+    though what was sent meanwhile is lost to this gatherer.
+    """
     how: GapHealing | None = None
-    """By snapshots on the same subscription, by a new subscription, or by a new connection."""
+    """By snapshots on the same subscription, by a new one, by a new connection, or by the frames, `late`."""
     version: int = GAP_VERSION
 
 

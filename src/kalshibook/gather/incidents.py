@@ -1,0 +1,146 @@
+"""What went wrong while gathering, findable afterwards: a bounded log, and counts that never forget."""
+
+import itertools
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from enum import StrEnum
+from typing import final
+
+import msgspec
+
+__all__ = ["GatherIncident", "GatherIncidentKind", "GatherIncidents"]
+
+_log = logging.getLogger(__name__)
+
+_LOGGED_SINGLY = 100
+
+
+class GatherIncidentKind(StrEnum):
+    """What happened."""
+
+    GAP = "gap"
+    """Numbers of a subscription are missing: frames were lost between the exchange and here."""
+    RESET = "reset"
+    """Numbers went backwards: the connection is given up."""
+    DUPLICATE = "duplicate"
+    """A frame came twice; the second is dropped."""
+    LATE = "late"
+    """A frame came after one with a higher number."""
+    HEALED = "healed"
+    """Every market of a gap is whole again."""
+    CONNECTED = "connected"
+    """A socket is open."""
+    DISCONNECTED = "disconnected"
+    """A socket is gone, or was given up; it is opened again."""
+    REFUSED = "refused"
+    """The exchange did not take the handshake."""
+    SILENT = "silent"
+    """A socket that answered pings sent nothing, also when asked; it is given up."""
+    OVERFLOW = "overflow"
+    """The exchange ended a subscription because we read too slowly."""
+    ENDED = "ended"
+    """The exchange ended a subscription for another reason."""
+    LIMIT = "limit"
+    """The exchange takes fewer markets than were asked for; the plan was lowered."""
+    COMMAND = "command"
+    """A command was refused or not answered; it is repeated, or another way is taken."""
+    MISSING = "missing"
+    """The exchange does not answer for a market that its lists have named."""
+    HOMELESS = "homeless"
+    """No connection has room for a market: raise `gather.max_connections`."""
+    UNREADABLE = "unreadable"
+    """A frame cannot be read, or is of no subscription."""
+    BACKPRESSURE = "backpressure"
+    """Kafka does not keep pace: sockets are not read until it does."""
+    UNPUBLISHED = "unpublished"
+    """Kafka has refused a record for good."""
+    PEER = "peer"
+    """Another gatherer has lost something, or is silent: its markets were asked for."""
+    MOVED = "moved"
+    """Markets changed their connection to even out the load."""
+
+
+class GatherIncident(msgspec.Struct, frozen=True, gc=False):
+    """One thing that went wrong, or was put right."""
+
+    id: int
+    """Rising from 1 in one process."""
+    kind: GatherIncidentKind
+    time_us: int
+    """When it was recorded, microseconds since the epoch."""
+    connection: str | None
+    ticker: str | None
+    detail: str
+    """What was found, for people."""
+
+
+_INFORMING = frozenset(
+    {
+        GatherIncidentKind.HEALED,
+        GatherIncidentKind.CONNECTED,
+        GatherIncidentKind.MOVED,
+        GatherIncidentKind.PEER,
+    }
+)
+
+
+@final
+class GatherIncidents:
+    """
+    The newest incidents and the counts of all; any thread may record and read.
+
+    Args:
+        capacity: how many incidents are kept.
+        clock_us: the time, microseconds since the epoch.
+    """
+
+    def __init__(
+        self, capacity: int = 10_000, *, clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000
+    ) -> None:
+        self._clock_us = clock_us
+        self._kept: deque[GatherIncident] = deque(maxlen=capacity)
+        self._counts: Counter[GatherIncidentKind] = Counter()
+        self._ids = itertools.count(1)
+
+    def record(
+        self,
+        kind: GatherIncidentKind,
+        detail: str,
+        *,
+        connection: str | None = None,
+        ticker: str | None = None,
+    ) -> None:
+        """Keep, count and log an incident."""
+        incident = GatherIncident(next(self._ids), kind, self._clock_us(), connection, ticker, detail)
+        self._kept.append(incident)
+        count = self._counts[kind] = self._counts[kind] + 1
+        # A flood must not fill the disk: past the first hundred of a kind a line appears each time
+        # their number doubles.
+        if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
+            level = logging.INFO if kind in _INFORMING else logging.WARNING
+            _log.log(level, "%s #%d: %s%s", kind, count, detail, _place(incident))
+
+    def recent(self, limit: int = 100, *, before: int | None = None) -> list[GatherIncident]:
+        """
+        Return incidents, newest first.
+
+        Args:
+            limit: how many at most.
+            before: only those with a smaller id, to page on.
+        """
+        kept = list(self._kept)
+        if before is not None:
+            kept = [incident for incident in kept if incident.id < before]
+        return kept[: -limit - 1 : -1] if limit > 0 else []
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each kind happened since the start, also of incidents no longer kept."""
+        return {kind.value: self._counts[kind] for kind in GatherIncidentKind}
+
+
+def _place(incident: GatherIncident) -> str:
+    places = (("connection", incident.connection), ("market", incident.ticker))
+    known = [f"{name} {value}" for name, value in places if value is not None]
+    return f" ({', '.join(known)})" if known else ""
