@@ -1,0 +1,282 @@
+"""The deduplicator on real databases: what the rule says, by commit order, across crashes and outages."""
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+from kalshibook.archive.dedup import Deduplicator
+from kalshibook.archive.merging import TOLD_WITHIN_US
+from kalshibook.archive.migrate import Variant, migrate
+from kalshibook.archive.rows import Row
+from kalshibook.errors import ArchiveError
+from tests.archive.gathered import NOW_US, change, delta, expected, held, store, told, trade
+from tests.archive.postgres import PostgresServer
+
+MakeArchive = Callable[[Variant], str]
+
+SOURCES = ("a", "b", "c")
+
+
+class Stage:
+    """Three gatherers' databases and production."""
+
+    def __init__(self, new_archive: MakeArchive) -> None:
+        self.sources = {name: new_archive("local") for name in SOURCES}
+        self.production = new_archive("production")
+        self.rows: list[Row] = []
+
+    def store(self, *rows: Row) -> None:
+        """Let the gatherers see something, each in a transaction of its own."""
+        for name in SOURCES:
+            mine = [row for row in rows if row.source == name]
+            if mine:
+                store(self.sources[name], mine)
+        self.rows += rows
+
+    def merge(self, **options: Any) -> None:
+        """Merge all that is there."""
+        with Deduplicator(self.sources, self.production, **options) as dedup:
+            dedup.drain()
+
+    def check(self) -> None:
+        """Compare production with what the rule says of all rows ever stored."""
+        assert expected(self.rows) == held(self.production)
+
+
+@pytest.fixture
+def stage(new_archive: MakeArchive) -> Stage:
+    """Empty databases."""
+    return Stage(new_archive)
+
+
+def everything(seed: int, events: int = 40) -> list[Row]:
+    """Return what three gatherers saw, each with losses, twins and connections of its own."""
+    chance = random.Random(seed)
+    rows: list[Row] = []
+    numbers = dict.fromkeys(SOURCES, 0)
+    for event in range(events):
+        what = change(
+            chance.choice([4_000, 4_100]), chance.choice([100, -100]), NOW_US + chance.randrange(3) * 1_000
+        )
+        for source in SOURCES:
+            for _ in range(chance.choice([1, 1, 1, 2])):
+                numbers[source] += 1
+                if chance.random() < 0.8:
+                    rows.append(delta(source, numbers[source], what, f"c{1 + event // 20}"))
+            if chance.random() < 0.7:
+                rows.append(trade(source, event, f"t-{event % 15}"))
+            if chance.random() < 0.4:
+                at_us = NOW_US + chance.randrange(8) * TOLD_WITHIN_US * 2 // 5
+                rows.append(told(source, event, chance.choice(["deactivated", "activated"]), at_us))
+    chance.shuffle(rows)
+    return rows
+
+
+@pytest.mark.parametrize("batch_rows", [3, 20_000])
+def test_production_is_the_union(stage: Stage, batch_rows: int) -> None:
+    """Whatever the batches cut apart, production holds what the rule says, with who saw it."""
+    stage.store(*everything(1))
+
+    stage.merge(batch_rows=batch_rows)
+
+    stage.check()
+
+
+def test_late_rows_raise_what_is_there(stage: Stage) -> None:
+    """Merging in pieces, in any order of sources, equals merging everything at once."""
+    rows = everything(2)
+    for start in range(0, len(rows), 25):
+        stage.store(*rows[start : start + 25])
+
+        stage.merge(batch_rows=7)
+
+        stage.check()
+
+
+def test_reading_everything_again_changes_nothing(stage: Stage) -> None:
+    """A lost cursor costs time and nothing else."""
+    stage.store(*everything(3))
+    stage.merge()
+    before = held(stage.production)
+    with psycopg.connect(stage.production) as connection:
+        numbers = connection.execute("SELECT max(ingest) FROM orderbook_deltas").fetchone()
+        connection.execute("DELETE FROM cursors")
+
+    stage.merge(batch_rows=11)
+
+    assert before == held(stage.production)
+    with psycopg.connect(stage.production) as connection:
+        assert numbers == connection.execute("SELECT max(ingest) FROM orderbook_deltas").fetchone()
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    seed=st.integers(0, 10**6), cuts=st.lists(st.integers(0, 120), max_size=4), batch_rows=st.integers(1, 60)
+)
+def test_any_interleaving_equals_the_rule(
+    new_archive: MakeArchive, seed: int, cuts: list[int], batch_rows: int
+) -> None:
+    """Any losses, any pieces and any batches end in what the pure rule says of all rows at once."""
+    stage = Stage(new_archive)
+    rows = everything(seed, 25)
+    edges = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
+    for start, end in pairwise(edges):
+        stage.store(*rows[start:end])
+        stage.merge(batch_rows=batch_rows)
+
+    stage.check()
+
+
+def test_a_late_commit_is_not_skipped(stage: Stage) -> None:
+    """A row whose number was drawn early and committed late is merged all the same."""
+    stage.store(delta("a", 9, change(4_000, 900)))
+    with psycopg.connect(stage.sources["a"]) as early:
+        late = delta("a", 1, change(4_000, 100))
+        store("", [late], early)
+        stage.store(*(delta("a", number, change(4_000, 100 * number)) for number in range(2, 6)))
+        stage.merge()
+        assert expected(stage.rows[:1]) == held(stage.production), "nothing behind an open one is taken"
+    stage.rows.append(late)
+
+    stage.merge()
+
+    stage.check()
+
+
+def test_a_source_that_is_down_holds_up_nobody(
+    stage: Stage, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The others go on while one database is away; when it is back, what only it saw is added."""
+    seconds = [0.0]
+    with PostgresServer(tmp_path_factory.mktemp("other")) as other:
+        dsn = other.create_database()
+        stage.sources["a"] = dsn
+        migrated(dsn)
+        stage.store(*everything(5))
+        other.kill()
+        with Deduplicator(stage.sources, stage.production, clock_s=lambda: seconds[0]) as dedup:
+            dedup.drain()
+            assert expected(row for row in stage.rows if row.source != "a") == held(stage.production)
+            assert ([False, True, True]) == [dedup.states[name].reachable for name in SOURCES]
+            other.start()
+            seconds[0] += 60
+            dedup.drain()
+
+    stage.check()
+
+
+def migrated(dsn: str) -> None:
+    """Bring a new database of a gatherer up to date."""
+    with psycopg.connect(dsn) as connection:
+        migrate(connection, "local")
+
+
+def test_production_that_goes_away_loses_nothing(
+    new_archive: MakeArchive, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Killed in the middle of a transaction, production is found again by the same deduplicator."""
+    stage = Stage(new_archive)
+    stage.store(*everything(6))
+    with PostgresServer(tmp_path_factory.mktemp("other")) as other:
+        stage.production = other.create_database()
+        with psycopg.connect(stage.production) as connection:
+            migrate(connection, "production")
+
+        def kill_once(step: str) -> None:
+            if step == "orderbook_deltas: merged" and not killed.is_set():
+                killed.set()
+                other.kill()
+
+        killed = threading.Event()
+        with Deduplicator(stage.sources, stage.production, batch_rows=9, on_step=kill_once) as dedup:
+            with pytest.raises(psycopg.OperationalError):
+                dedup.drain()
+            other.start()
+            dedup.drain()
+
+        stage.check()
+
+
+KILLED = """
+import os, signal, sys
+from kalshibook.archive.dedup import Deduplicator
+steps = int(sys.argv[1])
+sources = dict(argument.split("=", 1) for argument in sys.argv[3:])
+def step(name):
+    global steps
+    steps -= 1
+    if not steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+with Deduplicator(sources, sys.argv[2], batch_rows=40, on_step=step) as dedup:
+    dedup.drain()
+"""
+
+
+def test_a_kill_at_any_step_loses_and_repeats_nothing(stage: Stage) -> None:
+    """Killed -9 at each point in turn and started anew, it ends where one that never died does."""
+    stage.store(*everything(7))
+    sources = [f"{name}={dsn}" for name, dsn in stage.sources.items()]
+    kills = 0
+    for steps in range(1, 200):
+        command = [sys.executable, "-c", KILLED, str(steps), stage.production, *sources]
+        ended = subprocess.run(command, check=False, capture_output=True, text=True)
+        if ended.returncode == 0:
+            break
+        assert -signal.SIGKILL == ended.returncode, ended.stderr
+        kills += 1
+
+    assert kills > 15
+    stage.check()
+
+
+def test_two_deduplicators_do_not_share_a_production(stage: Stage) -> None:
+    """The second is refused, in words that say why."""
+    with (
+        Deduplicator(stage.sources, stage.production),
+        pytest.raises(ArchiveError, match="another deduplicator"),
+        Deduplicator(stage.sources, stage.production),
+    ):
+        pass
+
+
+def test_a_new_database_under_an_old_name_is_read_from_its_beginning(
+    stage: Stage, new_archive: MakeArchive
+) -> None:
+    """A database made anew counts from 1 again, and nothing of it is passed over."""
+    stage.store(*everything(8))
+    stage.merge()
+    stage.sources["a"] = new_archive("local")
+    stage.store(*(delta("a", number, change(3_000 + number, 100)) for number in range(1, 4)))
+
+    stage.merge()
+
+    stage.check()
+
+
+def test_a_database_that_is_not_migrated_is_named(stage: Stage, new_database: Callable[[], str]) -> None:
+    """An empty database is not taken for one without rows."""
+    with pytest.raises(ArchiveError, match="not ready"), Deduplicator(stage.sources, new_database()):
+        pass
+    with Deduplicator({"a": new_database()}, stage.production) as dedup:
+        dedup.drain()
+
+        assert "not migrated" in str(dedup.states["a"].error)
+
+
+def test_changes_without_an_exchange_time_are_not_one(stage: Stage) -> None:
+    """Without the exchange's time nothing tells that two sources saw the same, so both are kept."""
+    stage.store(*(delta(source, number, change(4_000, 100, None)) for number, source in enumerate(SOURCES)))
+
+    stage.merge()
+
+    stage.check()
+    assert 3 == len(held(stage.production))
