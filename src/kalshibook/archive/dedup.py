@@ -128,6 +128,8 @@ class Deduplicator:
         production: address of the database that all are merged into.
         batch_rows: rows of one table taken from one source in one transaction.
         retry_s: longest pause before a source that did not answer is asked again.
+        patience_s: how long to wait for another deduplicator's end; the server may notice that of a
+            killed one a moment later.
         on_step: called at each point at which a crash is worth a test.
     """
 
@@ -138,6 +140,7 @@ class Deduplicator:
         *,
         batch_rows: int = 20_000,
         retry_s: float = 30.0,
+        patience_s: float = 10.0,
         on_step: Callable[[str], None] = lambda _: None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -150,6 +153,7 @@ class Deduplicator:
         self._production_address = production
         self._batch_rows = batch_rows
         self._retry_s = retry_s
+        self._patience_s = patience_s
         self._step = on_step
         self._clock_s = clock_s
         self._origins = {name: number for number, name in enumerate(sources)}
@@ -240,7 +244,7 @@ class Deduplicator:
             return
         connection = _open(self._production_address)
         try:
-            _claim(connection)
+            _claim(connection, self._patience_s)
             for statement in (*SETUP, *(merge.staging for merge in MERGES)):
                 _execute(connection, statement)
             self._cursors = {
@@ -441,11 +445,15 @@ def _open(address: str) -> Connection:
     return psycopg.connect(address, autocommit=True, **_CONNECTION)  # type: ignore[arg-type]  # libpq takes numbers too
 
 
-def _claim(connection: Connection) -> None:
+def _claim(connection: Connection, patience_s: float) -> None:
     if not _one(connection, "SELECT to_regclass('streams') IS NOT NULL"):
         raise ArchiveError("the production database is not ready; `kalshibook archive migrate` makes it so")
-    if not _one(connection, f"SELECT pg_try_advisory_lock({DEDUP_LOCK})"):
-        raise ArchiveError("another deduplicator writes this production database")
+    try:
+        with connection.transaction():
+            _execute(connection, f"SET LOCAL lock_timeout = {max(1, int(patience_s * 1_000))}")
+            _execute(connection, f"SELECT pg_advisory_lock({DEDUP_LOCK})")
+    except psycopg.errors.LockNotAvailable:
+        raise ArchiveError("another deduplicator writes this production database") from None
 
 
 def _subject(name: str, identity: str, table: str) -> str:
