@@ -236,13 +236,13 @@ def test_a_kill_at_any_step_loses_and_repeats_nothing(stage: Stage) -> None:
     kills = 0
     ended = None
     while ended != 0:
-        command = [sys.executable, "-c", KILLED, str(chance.randrange(2, 30)), stage.production, *sources]
+        command = [sys.executable, "-c", KILLED, str(chance.randrange(2, 20)), stage.production, *sources]
         run = subprocess.run(command, check=False, capture_output=True, text=True)
         ended = run.returncode
         assert ended in {0, -signal.SIGKILL}, run.stderr
         kills += ended != 0
 
-    assert kills > 10
+    assert kills >= 10
     stage.check()
 
 
