@@ -22,7 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "feeds": {"store", "wire", *PURE},
     "http": {"store", "wire", *PURE},
     "stream": {"store", "wire", *PURE},
-    "simulator": {"store", "stream", "wire", *PURE},
+    "simulator": {"http", "store", "stream", "wire", *PURE},
     "gather": {"feeds", "store", "wire", *PURE},
     "archive": {"feeds", "store", "wire", *PURE},
 }
@@ -34,13 +34,25 @@ MAY_USE: dict[str, set[str]] = {
     "wire": {"msgspec"},
     "store": {"msgspec", "pyrsistent"},
     "feeds": {"msgspec", "confluent_kafka"},
-    "simulator": {"cryptography", "hypercorn", "msgspec", "quart", "quart_trio", "trio", "trio_websocket"},
+    "simulator": {
+        "cryptography",
+        "hypercorn",
+        "msgspec",
+        "quart",
+        "quart_trio",
+        "trio",
+        "trio_websocket",
+        "werkzeug",
+    },
     "gather": {
         *("confluent_kafka", "cryptography", "httpx", "hypercorn", "msgspec", "prometheus_client"),
         *("quart", "quart_trio", "stamina", "structlog", "trio", "trio_websocket"),
     },
     "archive": {"confluent_kafka", "httpx", "msgspec", "prometheus_client", "psycopg", "pyarrow"},
 }
+
+# Parts of simulator/ that talk to the network; the exchange itself is driven without a socket or a clock.
+SIMULATOR_SHELLS = {"rest", "server", "stream"}
 
 # Parts of stream/ that talk to the network; the rest is driven by tests without a socket or a loop.
 STREAM_SHELLS = {"changes", "connection", "listener", "rounds", "socket", "transport"}
@@ -92,6 +104,16 @@ def test_modules_import_only_what_the_design_allows(part: str, path: Path) -> No
 def test_the_core_of_the_stream_is_free_of_input_and_output(path: Path) -> None:
     """Sessions, outboxes and the hub know neither trio nor sockets."""
     assert not {"trio", "trio_websocket", "socket", "threading"} & {
+        name.split(".", maxsplit=1)[0] for name in imported(path)
+    }
+
+
+@pytest.mark.parametrize(
+    "path", [path for part, path in parts() if part == "simulator" and path.stem not in SIMULATOR_SHELLS]
+)
+def test_the_simulated_exchange_itself_is_free_of_input_and_output(path: Path) -> None:
+    """Books, sessions and faults know neither trio nor sockets nor a clock."""
+    assert not {"trio", "trio_websocket", "quart", "socket", "threading", "time"} & {
         name.split(".", maxsplit=1)[0] for name in imported(path)
     }
 

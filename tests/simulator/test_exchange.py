@@ -69,6 +69,13 @@ def test_grids_have_the_documented_sizes() -> None:
         "linear_cent": 99,
         "tapered_deci_cent": 279,
         "deci_cent": 999,
+        "center_whole_edge_half_cent": 119,
+        "center_whole_edge_quint_cent": 179,
+        "center_half_edge_half_cent": 199,
+        "center_half_edge_quint_cent": 259,
+        "center_half_edge_deci_cent": 359,
+        "center_quint_edge_quint_cent": 499,
+        "center_quint_edge_deci_cent": 599,
         "center_deci_edge_centi_cent": 1_179,
         "center_centi_edge_centi_cent": 9_999,
     } == {name: len(grid.prices) for name, grid in GRIDS.items()}

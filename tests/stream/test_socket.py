@@ -29,7 +29,7 @@ async def _nothing(socket: ServerSocket) -> None:
 
 @pytest.mark.trio
 async def test_the_judge_sees_the_handshake(autojump_clock: MockClock) -> None:
-    """Path, host and origin are as the client sent them; what it signs with is nobody's business."""
+    """Path, host, origin and what it signs with are as the client sent them."""
     seen: list[Handshake] = []
     async with trio.open_nursery() as nursery:
 
@@ -42,7 +42,10 @@ async def test_the_judge_sees_the_handshake(autojump_clock: MockClock) -> None:
         assert 418 == await page.handshake(host="h:1", Origin="http://p")
         assert b"short and stout" == await page.rest()
 
-    assert [Handshake(PATH + "?a=1", "localhost", None), Handshake(PATH, "h:1", "http://p")] == seen
+    first, second = seen
+    assert (PATH + "?a=1", "localhost", None) == (first.path, first.host, first.origin)
+    assert {"kalshi-access-key": "k", "kalshi-access-signature": "s"}.items() <= first.headers.items()
+    assert (PATH, "h:1", "http://p") == (second.path, second.host, second.origin)
 
 
 @pytest.mark.trio

@@ -39,6 +39,7 @@ async def serve(
     app: QuartTrio,
     options: HttpOptions,
     *,
+    date_header: bool = True,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """
@@ -46,6 +47,12 @@ async def serve(
 
     ``host, port = await nursery.start(serve, app, options)`` returns once it listens, with the
     port that was bound.
+
+    Args:
+        app: what is served.
+        options: where, and how patiently.
+        date_header: whether answers get a `Date`; an application that sets its own wants none.
+        task_status: told the address.
 
     Raises:
         SettingsError: host and port cannot be bound.
@@ -56,6 +63,7 @@ async def serve(
         # Accepted connections inherit it.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, options.stuck_client_ms)
     config = _configured(options, listener.detach())
+    config.include_date_header = date_header
     stopping, stopped = trio.Event(), trio.Event()
 
     async def run(task_status: trio.TaskStatus[Any]) -> None:

@@ -15,12 +15,41 @@ import msgspec
 from kalshibook.numbers import ONE_DOLLAR, format_price, format_size
 from kalshibook.wire import Side
 
-__all__ = ["delta_frame", "lifecycle_frame", "snapshot_frame", "ticker_frame", "trade_frame"]
+__all__ = [
+    "delta_frame",
+    "delta_tail",
+    "lifecycle_frame",
+    "message_tail",
+    "snapshot_frame",
+    "snapshot_tail",
+    "ticker_frame",
+    "trade_frame",
+    "trade_tail",
+]
 
 
 @lru_cache(maxsize=65_536)
 def _quoted(text: str) -> str:
     return msgspec.json.encode(text).decode()
+
+
+def delta_tail(ticker: str, side: Side, price: int, change: int, *, ts_ms: int, market_id: str = "") -> bytes:
+    """
+    Write what follows the number in an `orderbook_delta`; the same for every subscription.
+
+    Args:
+        ticker: the market.
+        side: whose bids.
+        price: $0.0001, on the scale that the subscription wants.
+        change: signed, 0.01 contract.
+        ts_ms: exchange time, Unix milliseconds.
+        market_id: the exchange's other name of the market.
+    """
+    return (
+        f',"msg":{{"market_ticker":{_quoted(ticker)},'
+        f'"market_id":"{market_id}","price_dollars":"{format_price(price)}","delta_fp":"{format_size(change)}",'
+        f'"side":"{side}","ts_ms":{ts_ms}}},"sending_ts_ms":{ts_ms}}}'
+    ).encode()
 
 
 def delta_frame(
@@ -39,10 +68,32 @@ def delta_frame(
         ts_ms: exchange time, Unix milliseconds.
         market_id: the exchange's other name of the market.
     """
+    tail = delta_tail(ticker, side, price, change, ts_ms=ts_ms, market_id=market_id)
+    return b'{"type":"orderbook_delta","sid":%d,"seq":%d%b' % (sid, seq, tail)
+
+
+def snapshot_tail(
+    ticker: str,
+    yes: Iterable[tuple[int, int]],
+    no: Iterable[tuple[int, int]],
+    *,
+    ts_ms: int,
+    market_id: str = "",
+) -> bytes:
+    """
+    Write what follows the number in an `orderbook_snapshot`.
+
+    Args:
+        ticker: the market.
+        yes: resting YES bids as (price, size), each price once, in any order.
+        no: resting NO bids, on the scale that the subscription wants.
+        ts_ms: when it is sent, Unix milliseconds; a snapshot has no exchange time of its own.
+        market_id: the exchange's other name of the market.
+    """
+    sides = "".join(_levels(key, levels) for key, levels in (("yes", yes), ("no", no)))
     return (
-        f'{{"type":"orderbook_delta","sid":{sid},"seq":{seq},"msg":{{"market_ticker":{_quoted(ticker)},'
-        f'"market_id":"{market_id}","price_dollars":"{format_price(price)}","delta_fp":"{format_size(change)}",'
-        f'"side":"{side}","ts_ms":{ts_ms}}},"sending_ts_ms":{ts_ms}}}'
+        f',"msg":{{"market_ticker":{_quoted(ticker)},'
+        f'"market_id":"{market_id}"{sides}}},"sending_ts_ms":{ts_ms}}}'
     ).encode()
 
 
@@ -68,16 +119,34 @@ def snapshot_frame(
         ts_ms: when it is sent, Unix milliseconds; a snapshot has no exchange time of its own.
         market_id: the exchange's other name of the market.
     """
-    sides = "".join(_levels(key, levels) for key, levels in (("yes", yes), ("no", no)))
-    return (
-        f'{{"type":"orderbook_snapshot","sid":{sid},"seq":{seq},"msg":{{"market_ticker":{_quoted(ticker)},'
-        f'"market_id":"{market_id}"{sides}}},"sending_ts_ms":{ts_ms}}}'
-    ).encode()
+    tail = snapshot_tail(ticker, yes, no, ts_ms=ts_ms, market_id=market_id)
+    return b'{"type":"orderbook_snapshot","sid":%d,"seq":%d%b' % (sid, seq, tail)
 
 
 def _levels(key: str, levels: Iterable[tuple[int, int]]) -> str:
     pairs = ",".join(f'["{format_price(price)}","{format_size(size)}"]' for price, size in sorted(levels))
     return f',"{key}_dollars_fp":[{pairs}]' if pairs else ""
+
+
+def trade_tail(ticker: str, trade_id: str, yes_price: int, size: int, taker: Side, *, ts_ms: int) -> bytes:
+    """
+    Write what follows the number in a `trade`.
+
+    Args:
+        ticker: the market.
+        trade_id: unique.
+        yes_price: $0.0001.
+        size: 0.01 contract.
+        taker: the outcome that the taker ends up long; the maker's level is on the other side.
+        ts_ms: exchange time, Unix milliseconds.
+    """
+    return (
+        f',"msg":{{"trade_id":{_quoted(trade_id)},'
+        f'"market_ticker":{_quoted(ticker)},"yes_price_dollars":"{format_price(yes_price)}",'
+        f'"no_price_dollars":"{format_price(ONE_DOLLAR - yes_price)}","count_fp":"{format_size(size)}",'
+        f'"taker_outcome_side":"{taker}","taker_book_side":"{"bid" if taker == "yes" else "ask"}",'
+        f'"is_block_trade":false,"ts_ms":{ts_ms}}},"sending_ts_ms":{ts_ms}}}'
+    ).encode()
 
 
 def trade_frame(
@@ -96,13 +165,13 @@ def trade_frame(
         seq: the frame's number on it.
         ts_ms: exchange time, Unix milliseconds.
     """
-    return (
-        f'{{"type":"trade","sid":{sid},"seq":{seq},"msg":{{"trade_id":{_quoted(trade_id)},'
-        f'"market_ticker":{_quoted(ticker)},"yes_price_dollars":"{format_price(yes_price)}",'
-        f'"no_price_dollars":"{format_price(ONE_DOLLAR - yes_price)}","count_fp":"{format_size(size)}",'
-        f'"taker_outcome_side":"{taker}","taker_book_side":"{"bid" if taker == "yes" else "ask"}",'
-        f'"ts_ms":{ts_ms}}},"sending_ts_ms":{ts_ms}}}'
-    ).encode()
+    tail = trade_tail(ticker, trade_id, yes_price, size, taker, ts_ms=ts_ms)
+    return b'{"type":"trade","sid":%d,"seq":%d%b' % (sid, seq, tail)
+
+
+def message_tail(message: Mapping[str, Any], *, ts_ms: int) -> bytes:
+    """Write what follows sid and number in a frame with this `msg`."""
+    return b',"msg":%b,"sending_ts_ms":%d}' % (msgspec.json.encode(message), ts_ms)
 
 
 def ticker_frame(ticker: str, fields: Mapping[str, Any], *, sid: int, ts_ms: int) -> bytes:

@@ -52,6 +52,13 @@ GRIDS: Final = {
         _grid("linear_cent", (0, 10_000, 100)),
         _grid("tapered_deci_cent", (0, 1_000, 10), (1_000, 9_000, 100), (9_000, 10_000, 10)),
         _grid("deci_cent", (0, 10_000, 10)),
+        _grid("center_whole_edge_half_cent", (0, 1_000, 50), (1_000, 9_000, 100), (9_000, 10_000, 50)),
+        _grid("center_whole_edge_quint_cent", (0, 1_000, 20), (1_000, 9_000, 100), (9_000, 10_000, 20)),
+        _grid("center_half_edge_half_cent", (0, 10_000, 50)),
+        _grid("center_half_edge_quint_cent", (0, 1_000, 20), (1_000, 9_000, 50), (9_000, 10_000, 20)),
+        _grid("center_half_edge_deci_cent", (0, 1_000, 10), (1_000, 9_000, 50), (9_000, 10_000, 10)),
+        _grid("center_quint_edge_quint_cent", (0, 10_000, 20)),
+        _grid("center_quint_edge_deci_cent", (0, 1_000, 10), (1_000, 9_000, 20), (9_000, 10_000, 10)),
         _grid("center_deci_edge_centi_cent", (0, 100, 1), (100, 9_900, 10), (9_900, 10_000, 1)),
         _grid("center_centi_edge_centi_cent", (0, 10_000, 1)),
     )

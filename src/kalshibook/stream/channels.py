@@ -73,6 +73,7 @@ class Code(IntEnum):
     UNSUPPORTED_ACTION = 13
     MARKET_REQUIRED = 14
     ACTION_REQUIRED = 15
+    TIMEOUT = 18
     SHARD_FACTOR_NOT_POSITIVE = 19
     SHARD_FACTOR_REQUIRED = 20
     SHARD_KEY_OUT_OF_RANGE = 21
@@ -102,6 +103,7 @@ _TEXTS: Final = {
     Code.UNSUPPORTED_ACTION: "Unsupported action",
     Code.MARKET_REQUIRED: "Market Ticker required",
     Code.ACTION_REQUIRED: "Action required",
+    Code.TIMEOUT: "Command timeout",
     Code.SHARD_FACTOR_NOT_POSITIVE: "shard_factor must be > 0",
     Code.SHARD_FACTOR_REQUIRED: "shard_factor required with shard_key",
     Code.SHARD_KEY_OUT_OF_RANGE: "shard_key out of range",

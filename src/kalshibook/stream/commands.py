@@ -8,7 +8,7 @@ has found the subscription (7): action there (15) and fit for the channel (13), 
 given (14). Limits (26, 27) are the session's. A command is refused whole or done whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -142,12 +142,19 @@ def decode_id(message: str | bytes) -> int:
         return 0
 
 
-def decode_command(message: str | bytes) -> tuple[int, Command]:
+def decode_command(
+    message: str | bytes,
+    *,
+    channels: Mapping[str, Channel] = CHANNELS,
+    default_channel: str | None = DEFAULT_CHANNEL,
+) -> tuple[int, Command]:
     """
     Read a command and check what can be checked without knowing the session.
 
     Args:
         message: as received.
+        channels: all that is served.
+        default_channel: what a subscription without `channels` gets; None refuses it (3).
 
     Returns:
         Its id, 0 for none, and the command.
@@ -156,14 +163,14 @@ def decode_command(message: str | bytes) -> tuple[int, Command]:
         Refused: with codes 1 to 5, 8, 9, 12, 19 to 22.
     """
     head = _decoded(_heads, message)
-    return head.id or 0, _command(head)
+    return head.id or 0, _command(head, channels, default_channel)
 
 
-def _command(head: _Head) -> Command:
+def _command(head: _Head, channels: Mapping[str, Channel], default_channel: str | None) -> Command:
     if head.cmd == "list_subscriptions":
         return ListSubscriptions()
     if head.cmd == "subscribe":
-        return _subscribe(_params(_subscribe_params, head.params))
+        return _subscribe(_params(_subscribe_params, head.params), channels, default_channel)
     if head.cmd == "unsubscribe":
         sids = _params(_unsubscribe_params, head.params).sids
         if not sids:
@@ -188,19 +195,24 @@ def _params(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw) -> T:
     return _decoded(decoder, raw)
 
 
-def _subscribe(params: SubscribeParams) -> Subscribe:
-    names = (DEFAULT_CHANNEL,) if params.channels is UNSET else tuple(dict.fromkeys(params.channels or ()))
+def _subscribe(
+    params: SubscribeParams, channels: Mapping[str, Channel], default_channel: str | None
+) -> Subscribe:
+    wanted = params.channels
+    if wanted is UNSET:
+        wanted = None if default_channel is None else [default_channel]
+    names = tuple(dict.fromkeys(wanted or ()))
     if not names:
         raise Refused(Code.CHANNELS_REQUIRED)
     for name in names:
-        if name not in CHANNELS and name not in PRIVATE_CHANNELS:
+        if name not in channels and name not in PRIVATE_CHANNELS:
             raise Refused(Code.UNKNOWN_CHANNEL)
     if "communications" in names:
         _check_shards(params.shard_factor, params.shard_key)
     for name in names:
         if name in PRIVATE_CHANNELS:
             raise Refused(Code.ACCESS, f"{name} is not served here")
-    return Subscribe(tuple(CHANNELS[name] for name in names), params)
+    return Subscribe(tuple(channels[name] for name in names), params)
 
 
 def _check_shards(factor: int | None, key: int | None) -> None:

@@ -5,7 +5,7 @@ from typing import Final
 from kalshibook.store import Book, BookStore, Cut
 from kalshibook.stream.encode import snapshot_tail
 
-__all__ = ["FrameWriter", "SnapshotCache"]
+__all__ = ["FrameWriter", "SnapshotCache", "frame_header"]
 
 # RFC 6455, 5.2: FIN and opcode 1 (text), then the length in 7, 16 or 64 bits; a server does not mask.
 _SHORT_LIMIT: Final = 126
@@ -23,6 +23,11 @@ def _frame_header(length: int) -> bytes:
 # Nearly all frames are this short, and a header is looked up faster than made.
 _USUAL_LIMIT: Final = 1_024
 _USUAL: Final = tuple(_frame_header(length) for length in range(_USUAL_LIMIT))
+
+
+def frame_header(length: int) -> bytes:
+    """Return what stands before a server's text frame of so many bytes."""
+    return _USUAL[length] if length < _USUAL_LIMIT else _frame_header(length)
 
 
 class SnapshotCache:

@@ -51,6 +51,8 @@ class Handshake(msgspec.Struct, frozen=True):
     """The `Host` header."""
     origin: str | None
     """The `Origin` header, which browsers send; None where there is none."""
+    headers: dict[str, str] = {}
+    """All other headers, names in lower case."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -59,7 +61,9 @@ class Refusal(msgspec.Struct, frozen=True):
     status: int
     """The HTTP status."""
     reason: str
-    """One sentence, sent as the body."""
+    """Sent as the body: one sentence, unless the media type says otherwise."""
+    media_type: str = "text/plain; charset=utf-8"
+    """Of the body."""
 
 
 class SocketClosed(Exception):  # noqa: N818 - reads as the fact it states
@@ -148,6 +152,9 @@ class ServerSocket:
             await self._connection.ping(payload)
         except (ConnectionClosed, LocalProtocolError):
             raise self._failure() from None
+        finally:
+            # trio-websocket remembers a ping whose wait was cancelled, and refuses the same payload again.
+            self._connection._pings.pop(payload, None)  # noqa: SLF001
 
     async def close(self, code: int, reason: str) -> None:
         """
@@ -242,7 +249,7 @@ async def _answer(
     transport.agreed = True
     refusal = judge(_handshake(request))
     if refusal is not None:
-        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+        headers = [(b"content-type", refusal.media_type.encode()), (b"connection", b"close")]
         await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
         return
     connection = await request.accept()
@@ -256,7 +263,8 @@ def _handshake(request: WebSocketRequest) -> Handshake:
     origin = dict(request.headers).get(b"origin")
     # trio-websocket shows all headers but this one.
     host = request._event.host  # noqa: SLF001
-    return Handshake(request.path, host, None if origin is None else origin.decode("latin-1"))
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in request.headers}
+    return Handshake(request.path, host, None if origin is None else origin.decode("latin-1"), headers)
 
 
 def _farewell(connection: WebSocketConnection) -> bytes:
