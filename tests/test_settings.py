@@ -94,6 +94,8 @@ VALUES: dict[tuple[str, str], Any] = {
     ("gather", "environment"): "custom",
     ("gather", "rest_url"): OWN_REST,
     ("gather", "stream_url"): OWN_STREAM,
+    ("gather", "statuses"): ["open"],
+    ("gather", "page_markets"): 500,
 }
 
 

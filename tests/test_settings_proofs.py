@@ -100,6 +100,21 @@ PROOFS = {
     "gather.silence_s": "gather/test_session.py::test_silence_is_questioned_and_then_ended",
     "gather.snapshot_burst": "gather/test_session.py::test_snapshots_are_asked_for_within_the_budget",
     "gather.snapshots_per_second": "gather/test_session.py::test_snapshots_are_asked_for_within_the_budget",
+    "gather.series": "gather/test_selection.py::test_series_events_tickers_and_prefixes",
+    "gather.events": "gather/test_selection.py::test_series_events_tickers_and_prefixes",
+    "gather.tickers": "gather/test_selection.py::test_series_events_tickers_and_prefixes",
+    "gather.prefixes": "gather/test_selection.py::test_series_events_tickers_and_prefixes",
+    "gather.statuses": "gather/test_selection.py::test_statuses_are_those_in_which_a_market_is_taken_in",
+    "gather.combos": "gather/test_selection.py::test_combos_in_or_out",
+    "gather.max_markets": "gather/test_sync.py::test_max_markets_is_how_many_are_gathered",
+    "gather.closed_seconds": (
+        "gather/test_sync.py::test_closed_seconds_is_how_long_a_closed_market_is_gathered"
+    ),
+    "gather.page_markets": "gather/test_selection.py::test_pages_and_long_lists_of_tickers",
+    "gather.reconcile_minutes": (
+        "gather/test_sync.py::test_reconcile_minutes_is_how_often_the_lists_are_gone_through"
+    ),
+    "gather.state_file": "gather/test_sync.py::test_state_file_is_where_a_restart_goes_on",
     "log.level": "cli/test_logs.py::test_levels",
     "log.format": "cli/test_logs.py::test_console",
 }

@@ -29,24 +29,24 @@ _EXCHANGES: Final = {
     ),
 }
 
-_LEAST: Final = {
-    # A read costs ten; with less than that saved up none is ever sent.
-    "read_budget": 10,
-    "rest_attempts": 1,
-    "rest_timeout_ms": 100,
-    "rest_connections": 1,
-}
-
-
 _RANGES: Final[dict[str, tuple[float, float]]] = {
     "backoff_first_s": (0.001, 60),
     "backoff_limit_s": (0.001, 3_600),
+    "closed_seconds": (0, 86_400),
     "command_timeout_s": (0.1, 600),
     "commands_in_flight": (1, 1_000),
     "markets_per_command": (1, 100_000),
     "markets_per_connection": (1, 500_000),
+    "max_markets": (1, 16_000_000),
     "missing_retry_s": (0.1, 86_400),
+    "page_markets": (1, 1_000),
+    # A read costs ten; with less than that saved up none would ever be sent.
+    "read_budget": (10, 1_000_000),
+    "reconcile_minutes": (1, 10_080),
     "refresh_minutes": (0, 10_080),
+    "rest_attempts": (1, 100),
+    "rest_connections": (1, 1_000),
+    "rest_timeout_ms": (100, 600_000),
     "silence_s": (0.1, 3_600),
     "snapshot_burst": (1, 10_000_000),
     "snapshots_per_second": (1, 1_000_000),
@@ -133,15 +133,51 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     snapshots_per_second: int = 5_000
     """How many snapshots may be asked for in the long run."""
 
+    # Which markets.
+
+    series: tuple[str, ...] = ()
+    """Series whose markets are gathered; with `events`, `tickers` and `prefixes` empty too, all are."""
+
+    events: tuple[str, ...] = ()
+    """Events whose markets are gathered."""
+
+    tickers: tuple[str, ...] = ()
+    """Markets that are gathered."""
+
+    prefixes: tuple[str, ...] = ()
+    """Beginnings of tickers of markets that are gathered; all markets are listed to find them."""
+
+    statuses: tuple[Literal["unopened", "open", "paused"], ...] = ("unopened", "open", "paused")
+    """States in which a market is taken in; it is then gathered until it is over."""
+
+    combos: bool = True
+    """Whether combinations (``KXMVE…``) are gathered."""
+
+    max_markets: int = 2_000_000
+    """Markets at most, a quarter of a kilobyte each; more are refused and counted."""
+
+    closed_seconds: int = 600
+    """How long a market is still gathered after its close: its book drains, and it may open again."""
+
+    # How they are found.
+
+    page_markets: int = 1_000
+    """Markets per page of the lists, at most 1,000."""
+
+    reconcile_minutes: int = 10
+    """How often the lists are gone through again, for what no message told."""
+
+    state_file: str | None = None
+    """File that remembers where the lists were left, so that an interrupted sync goes on from there."""
+
     def __post_init__(self) -> None:
         """Refuse what cannot be."""
         for name, (least, most) in _RANGES.items():
             found = getattr(self, name)
             if not least <= found <= most:
                 raise SettingsError(f"gather.{name} is {found}; it is {least:,} to {most:,}")
-        for name, least in _LEAST.items():
-            if getattr(self, name) < least:
-                raise SettingsError(f"gather.{name} is {getattr(self, name)}; it must be at least {least}")
+        if not self.statuses:
+            raise SettingsError("gather.statuses is empty; then no market would be gathered")
         if not self.source.strip():
             raise SettingsError("gather.source is empty; books and gaps are kept apart by it")
         self._check_addresses()

@@ -82,6 +82,8 @@ def test_market() -> None:
     assert market.expected_expiration_us is None
     assert (PriceRange(0, 10_000, 10),) == market.price_ranges
     assert not market.is_combo
+    assert market.ticker == rest.read_listing(data).ticker
+    assert market.close_us == rest.read_listing(data).close_us
 
 
 def test_listing_says_what_the_market_says() -> None:

@@ -54,6 +54,7 @@ __all__ = [
     "read_events",
     "read_exchange_schedule",
     "read_exchange_status",
+    "read_listing",
     "read_listings",
     "read_market",
     "read_markets",
@@ -106,6 +107,19 @@ def read_listings(data: bytes) -> Page[Listing]:
         except WireError as error:
             rejected.append(error)
     return Page(tuple(items), page.cursor or "", tuple(rejected))
+
+
+def read_listing(data: bytes) -> Listing:
+    """
+    Read one market, as far as a registry needs it.
+
+    Raises:
+        WireError: it cannot be read.
+    """
+    item = _decode(_list, data, "$").market
+    if item is UNSET:
+        raise WireError("$.market", "there is no market in the answer")
+    return _read_listing(_decode(_listing, item, "$.market"), "$.market")
 
 
 def read_markets(data: bytes) -> Page[Market]:
