@@ -154,6 +154,10 @@ class MarketLives:
         while left > 0:
             left -= self._take(market, activity.step())
 
+    def stir(self, markets: Sequence[ModelMarket]) -> None:
+        """Let a few things happen now, in one of these markets."""
+        self.cluster(self._random.choice(markets))
+
     def pause(self, market: ModelMarket) -> None:
         """Stop trading; resting orders stay."""
         self._turn_to(market, Status.INACTIVE)

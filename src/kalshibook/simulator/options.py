@@ -229,6 +229,11 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
                     f"simulator.{name} is {getattr(self, name)}; it must be at least {least}, and finite"
                 )
 
+        if not self.speed and not self.messages_per_second:
+            raise SettingsError(
+                "simulator.speed is 0, so that time runs from message to message; there are none"
+            )
+
     def generator(self) -> GeneratorOptions:
         """Return how the moving markets move."""
         return GeneratorOptions(

@@ -322,7 +322,7 @@ def _add_events(app: QuartTrio, venue: Venue) -> None:
             if updated is not None and not any(one.updated_us >= updated * 1_000_000 for one in shown):
                 continue
             if len(page) == limit:
-                cursor = encode_cursor(page[-1][0].ordinal)
+                cursor = encode_cursor(page[-1][-1].ordinal)
                 break
             page.append(shown)
         answer: dict[str, Any] = {

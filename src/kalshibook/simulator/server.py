@@ -278,7 +278,7 @@ class SimulatedExchange:
 
     def step(self, changes: int) -> None:
         """Let about so many changes happen at once, whatever the clock says."""
-        self._steer(self.venue.advance, 2**62, most=changes)
+        self._steer(self.venue.stir, changes)
 
     def _steer(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.tick()

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, final
 
 import msgspec
 
-from kalshibook.simulator.ledger import FaultLedger
+from kalshibook.simulator.ledger import Fault, FaultLedger
 from kalshibook.simulator.naming import ordinal_of
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.routing import Routing
@@ -118,7 +118,7 @@ class Session:
         self.frames = 0
         """Frames given out."""
         self._floor = floor
-        self._outbox: deque[tuple[bytes, Subscription | None]] = deque()
+        self._outbox: deque[tuple[bytes, Subscription | None, Sequence[Fault]]] = deque()
         self._size = 0
         self._loose_bytes = 0
         self._subscriptions: dict[int, Subscription] = {}
@@ -171,7 +171,7 @@ class Session:
         parts: list[bytes] = []
         size, outbox = 0, self._outbox
         while outbox and size < limit_bytes:
-            frame, subscription = outbox.popleft()
+            frame, subscription, shows = outbox.popleft()
             parts += (frame_header(len(frame)), frame)
             size += len(frame)
             self.frames += 1
@@ -179,13 +179,15 @@ class Session:
                 self._loose_bytes -= len(frame)
             else:
                 subscription.waiting -= 1
+            for fault in shows:
+                fault.exposed_us = self._floor.now_us
         self._size -= size
         self._is_pending = bool(outbox) or any(held.snapshots for held in self._subscriptions.values())
         return b"".join(parts)
 
-    def put(self, frame: bytes, subscription: Subscription | None) -> None:
+    def put(self, frame: bytes, subscription: Subscription | None, shows: Sequence[Fault] = ()) -> None:
         """Queue a frame; one too many ends its subscription."""
-        self._outbox.append((frame, subscription))
+        self._outbox.append((frame, subscription, shows))
         self._size += len(frame)
         if subscription is None:
             self._loose_bytes += len(frame)
@@ -198,11 +200,9 @@ class Session:
 
     def end(self, subscription: Subscription, code: Code) -> None:
         """End a subscription with an error that is terminal: the client has to subscribe again."""
-        # Marked before the error is queued, which must not overflow in turn.
         self._release(subscription)
-        subscription.ended = True
-        self._error(0, code, code.text, (), subscription)
-        subscription.end()
+        message = _encode({"code": code.value, "msg": code.text})
+        subscription.emit_last(_opening("error", 0), b',"msg":%b%b' % (message, self._stamp()))
 
     def close(self, code: int, reason: str) -> None:
         """Want the connection closed; what waits is dropped."""
@@ -233,7 +233,6 @@ class Session:
         self._gone = True
         for subscription in self.subscriptions:
             self._release(subscription)
-            subscription.end()
         self._outbox.clear()
         self._size = self._loose_bytes = 0
 
@@ -292,8 +291,7 @@ class Session:
         self._refuse_by_fault(())
         for subscription in ended:
             self._release(subscription)
-            subscription.emit(_opening("unsubscribed", request_id), self._stamp())
-            subscription.end()
+            subscription.emit_last(_opening("unsubscribed", request_id), self._stamp())
 
     def _update(self, request_id: int, command: Update) -> None:
         subscription = self._held(command.sid)

@@ -6,7 +6,7 @@ taken its number. Pure.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from kalshibook.simulator.frames import delta_tail
@@ -15,14 +15,15 @@ from kalshibook.stream.channels import Channel
 
 __all__ = ["FrameSink", "Subscription"]
 
-_TAKES_NO_NUMBER: Final = frozenset({FaultKind.COUNTER_RESET, FaultKind.IMPOSSIBLE_DELTA})
+_OPENING_DELTA: Final = b'{"type":"orderbook_delta"'
+_OF_DELTAS: Final = frozenset({FaultKind.IMPOSSIBLE_DELTA, FaultKind.WRONG_DELTA})
 
 
 class FrameSink(Protocol):
     """Where a subscription's frames go: its client's outbox."""
 
-    def put(self, frame: bytes, subscription: "Subscription") -> None:
-        """Queue a frame."""
+    def put(self, frame: bytes, subscription: "Subscription", shows: Sequence[Fault] = ()) -> None:
+        """Queue a frame, and the faults that can be noticed once it has been sent."""
 
 
 class Subscription:
@@ -105,20 +106,20 @@ class Subscription:
             return
         self._put(self._numbered(opening, tail))
 
-    def expose(self) -> None:
-        """Note that what went before can be noticed now, or never."""
-        now_us = self.now_us()
-        for fault in self._to_expose:
-            fault.exposed_us = now_us
-        self._to_expose.clear()
+    def emit_last(self, opening: bytes, tail: bytes) -> None:
+        """
+        Send the frame that ends the subscription, whatever faults are due.
 
-    def end(self) -> None:
-        """Let nothing follow; a frame that was held back goes out last."""
+        A client that is not told the end would wait for ever, and could not know; and whoever
+        drops a subscription need not notice that something of it was missing.
+        """
+        self.ended = True
+        self.troubles.clear()
+        self._to_expose.clear()
         if self._held_back is not None:
             held, self._held_back = self._held_back, None
             self._sink.put(held, self)
-        self._to_expose.clear()
-        self.ended = True
+        self._sink.put(self._numbered(opening, tail), self)
 
     def _numbered(self, opening: bytes, tail: bytes) -> bytes:
         head = self._heads.get(opening)
@@ -130,31 +131,33 @@ class Subscription:
         self.seq += 1
         return b"%b%d%b" % (head, self.seq, tail)
 
-    def _put(self, frame: bytes) -> None:
-        self._sink.put(frame, self)
+    def _put(self, frame: bytes, *shows: Fault) -> None:
+        if self._to_expose:
+            shows += (*self._to_expose,)
+            self._to_expose.clear()
+        self._sink.put(frame, self, shows)
         if self._held_back is not None:
             held, self._held_back = self._held_back, None
             self._sink.put(held, self)
-        if self._to_expose:
-            self.expose()
 
     def _troubled(self, opening: bytes, tail: bytes, ticker: str) -> None:
         fault = self.troubles[0]
-        is_delta = opening == b'{"type":"orderbook_delta"'
-        if fault.kind in {FaultKind.IMPOSSIBLE_DELTA, FaultKind.WRONG_DELTA} and not is_delta:
+        is_delta = opening == _OPENING_DELTA
+        if (fault.kind in _OF_DELTAS and not is_delta) or (
+            # The number that follows none is 1 in any case.
+            fault.kind is FaultKind.COUNTER_RESET and self.seq == 0
+        ):
             self._put(self._numbered(opening, tail))
             return
         self.troubles.popleft()
         if fault.kind is FaultKind.COUNTER_RESET:
             self.seq = 0
         elif fault.kind is FaultKind.IMPOSSIBLE_DELTA:
-            self._put(self._numbered(opening, _impossible(ticker, self.now_us() // 1_000)))
+            self._put(self._numbered(opening, _impossible(ticker, self.now_us() // 1_000)), fault)
         self._happened(fault, ticker)
         if fault.kind is FaultKind.WRONG_DELTA:
             tail = _falsified(tail)
         frame = self._numbered(opening, tail)
-        if fault.kind not in _TAKES_NO_NUMBER and self.channel.sequenced:
-            fault.seq = self.seq
         if fault.kind is FaultKind.LOST:
             # It shows when the next frame arrives.
             self._to_expose.append(fault)
@@ -163,17 +166,18 @@ class Subscription:
                 self._put(self._held_back)
             self._held_back = frame
             self._to_expose.append(fault)
-        else:
+        elif fault.kind is FaultKind.DOUBLED:
             self._put(frame)
-            if fault.kind is FaultKind.DOUBLED:
-                self._put(frame)
-            fault.exposed_us = fault.done_us
+            self._put(frame, fault)
+        elif fault.kind is FaultKind.IMPOSSIBLE_DELTA:
+            self._put(frame)
+        else:
+            self._put(frame, fault)
 
     def _happened(self, fault: Fault, ticker: str) -> None:
-        fault.seq = self.seq + 1 if self.channel.sequenced else None
+        if self.channel.sequenced:
+            fault.seq = self.seq if fault.kind is FaultKind.IMPOSSIBLE_DELTA else self.seq + 1
         fault.tickers = [ticker] if ticker else []
-        if fault.kind is FaultKind.IMPOSSIBLE_DELTA:
-            fault.seq = self.seq
         self._ledger.happened(fault, self.now_us())
 
 

@@ -382,6 +382,17 @@ class Venue:
         self.lives.apply(market, Step(maker, best[0], -size, trade=True))
         self._tell_tickers()
 
+    def stir(self, changes: int) -> None:
+        """Let about so many changes happen now, in whichever markets trade."""
+        lives = self.lives
+        trading = [market for market in self.model.held() if market.status is Status.ACTIVE]
+        end = lives.steps + changes
+        while trading and not lives.halted and lives.steps < end:
+            lives.stir(trading)
+            self._tell_tickers()
+            if lives.steps >= self.faults.next_step:
+                self.faults.step()
+
     def pause(self, ticker: str) -> None:
         """Deactivate a market."""
         self.lives.pause(self.model.touch(ticker))
