@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from kalshibook.archive.migrate import Variant, migrate
+from tests.archive.gathered import Stage
 from tests.archive.postgres import DatabaseUnavailable, PostgresServer
 from tests.archive.timescale import TimescaleServer
 
@@ -81,6 +82,12 @@ def new_archive(any_server: PostgresServer) -> Callable[..., str]:
         return dsn
 
     return make
+
+
+@pytest.fixture
+def stage(new_archive: Callable[..., str]) -> Stage:
+    """Three gatherers' databases and production, on each kind of server in turn."""
+    return Stage(new_archive)
 
 
 def announce(request: pytest.FixtureRequest, server: str) -> None:

@@ -7,87 +7,26 @@ import sys
 import threading
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from kalshibook.archive.dedup import Deduplicator
-from kalshibook.archive.merging import TOLD_WITHIN_US
-from kalshibook.archive.migrate import Variant, migrate
-from kalshibook.archive.rows import Row
+from kalshibook.archive.migrate import migrate
 from kalshibook.errors import ArchiveError
-from tests.archive.gathered import NOW_US, change, delta, expected, held, store, told, trade
+from tests.archive.gathered import (
+    SOURCES,
+    MakeArchive,
+    Stage,
+    change,
+    delta,
+    everything,
+    expected,
+    held,
+    store,
+)
 from tests.archive.postgres import PostgresServer
-
-MakeArchive = Callable[[Variant], str]
-
-SOURCES = ("a", "b", "c")
-
-
-class Stage:
-    """Three gatherers' databases and production."""
-
-    def __init__(self, new_archive: MakeArchive) -> None:
-        self.sources = {name: new_archive("local") for name in SOURCES}
-        self.production = new_archive("production")
-        self.rows: list[Row] = []
-
-    def store(self, *rows: Row) -> None:
-        """Let the gatherers see something, each in a transaction of its own."""
-        for name in SOURCES:
-            mine = [row for row in rows if row.source == name]
-            if mine:
-                store(self.sources[name], mine)
-        self.rows += rows
-
-    def merge(self, **options: Any) -> None:
-        """Merge all that is there."""
-        with Deduplicator(self.sources, self.production, **options) as dedup:
-            dedup.drain()
-
-    def clear(self) -> None:
-        """Begin again, in the same databases."""
-        self.rows = []
-        for dsn in (*self.sources.values(), self.production):
-            with psycopg.connect(dsn) as connection:
-                connection.execute(
-                    "TRUNCATE orderbook_deltas, trades, lifecycles, cursors, connections CASCADE"
-                )
-
-    def check(self) -> None:
-        """Compare production with what the rule says of all rows ever stored."""
-        assert expected(self.rows) == held(self.production)
-
-
-@pytest.fixture
-def stage(new_archive: MakeArchive) -> Stage:
-    """Empty databases."""
-    return Stage(new_archive)
-
-
-def everything(seed: int, events: int = 40) -> list[Row]:
-    """Return what three gatherers saw, each with losses, twins and connections of its own."""
-    chance = random.Random(seed)
-    rows: list[Row] = []
-    numbers = dict.fromkeys(SOURCES, 0)
-    for event in range(events):
-        what = change(
-            chance.choice([4_000, 4_100]), chance.choice([100, -100]), NOW_US + chance.randrange(3) * 1_000
-        )
-        for source in SOURCES:
-            for _ in range(chance.choice([1, 1, 1, 2])):
-                numbers[source] += 1
-                if chance.random() < 0.8:
-                    rows.append(delta(source, numbers[source], what, f"c{1 + event // 20}"))
-            if chance.random() < 0.7:
-                rows.append(trade(source, event, f"t-{event % 15}"))
-            if chance.random() < 0.4:
-                at_us = NOW_US + chance.randrange(8) * TOLD_WITHIN_US * 2 // 5
-                rows.append(told(source, event, chance.choice(["deactivated", "activated"]), at_us))
-    chance.shuffle(rows)
-    return rows
 
 
 @pytest.mark.parametrize("batch_rows", [3, 20_000])

@@ -1,0 +1,301 @@
+"""Export: follow-up files for late rows, the same bytes again, and a manifest that tells the truth."""
+
+import hashlib
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import msgspec
+import psycopg
+import pyarrow.parquet as pq
+import pytest
+
+from kalshibook.archive.export import Exporter, Manifest, check
+from kalshibook.archive.migrate import migrate
+from kalshibook.archive.parquet import LAYOUTS
+from kalshibook.archive.rows import Row, SnapshotRow, TickerRow
+from kalshibook.archive.targets import Folder, Target, open_target, put
+from kalshibook.errors import ArchiveError
+from tests.archive.conftest import unavailable
+from tests.archive.gathered import NOW_US, Stage, change, delta, everything
+from tests.archive.object_store import ObjectStore, why_no_object_store
+
+LATER_US = NOW_US + 10**10
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3 server of this run."""
+    reason = why_no_object_store()
+    if reason is not None:
+        unavailable(reason)
+    with ObjectStore(tmp_path_factory.mktemp("objects")) as store:
+        yield store
+
+
+@pytest.fixture
+def merged(new_database: Callable[[], str]) -> Stage:
+    """Production with something in it, on PostgreSQL."""
+
+    def make(variant: Any) -> str:
+        dsn = new_database()
+        with psycopg.connect(dsn) as connection:
+            migrate(connection, variant)
+        return dsn
+
+    stage = Stage(make)
+    rows: list[Row] = [
+        SnapshotRow(*("a", "a.c1", 1, 1, NOW_US, NOW_US, "KXA-1", 1, 2, (4_000, 4_100), (100, 200), (), ())),
+        SnapshotRow(*("b", "b.c1", 1, 1, NOW_US, None, "KXA-1", 1, 2, (), (), (1, 9_999), (1, 2**62))),
+        TickerRow(*("a", "a.c1", 4, -5, NOW_US, NOW_US, "KXA-1", 4_000, None, 2**62, 0, -7, None)),
+    ]
+    stage.store(*rows, *everything(11))
+    stage.merge()
+    return stage
+
+
+def export(stage: Stage, target: Target, **options: Any) -> list[Manifest]:
+    """Export all that is there."""
+    return Exporter(stage.production, target, settle_s=0, clock_us=lambda: LATER_US, **options).run()
+
+
+def stored(stage: Stage, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of production as the files have them."""
+    names = [*LAYOUTS[table].columns]
+    computed = LAYOUTS[table].computed
+    with psycopg.connect(stage.production) as connection:
+        columns = ", ".join(
+            computed.get(name, f"t.{name}") + ("::text" if name == "body" else "") for name in names
+        )
+        rows = connection.execute(f"SELECT {columns} FROM {table} AS t").fetchall()
+    return sorted((_plain(row) for row in rows), key=repr)
+
+
+def _plain(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(tuple(value) if isinstance(value, list) else value for value in values)
+
+
+def exported(target: Target, table: str) -> list[tuple[Any, ...]]:
+    """Return the rows of all files; of rows with one key the last stands."""
+    found: dict[Any, tuple[Any, ...]] = {}
+    names = [*LAYOUTS[table].columns]
+    keys = {
+        "orderbook_deltas": ("ticker", "exchange_us", "side", "price", "change"),
+        "orderbook_snapshots": ("ticker", "stream_id", "sequence"),
+        "trades": ("trade_id",),
+        "tickers": ("ticker", "exchange_us", "digest"),
+        "lifecycles": ("ticker", "kind", "digest", "last_us"),
+        "gaps": ("gap_id",),
+    }[table]
+    for path in target.paths(table):
+        data = target.read(path)
+        assert data is not None
+        for row in pq.read_table(io.BytesIO(data)).to_pylist():
+            key = tuple(row[name] for name in keys)
+            values = _plain(row[name] for name in names)
+            if key not in found or found[key][names.index("ingest")] < row["ingest"]:
+                found[key] = values
+    return sorted(found.values(), key=repr)
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    """A folder and a bucket in turn, empty."""
+    if request.param == "folder":
+        return Folder(tmp_path / "parquet")
+    store: ObjectStore = request.getfixturevalue("object_store")
+    return open_target(f"s3://{store.bucket}/{tmp_path.name}", store.options)
+
+
+@pytest.mark.parametrize("batch_rows", [7, 500_000])
+def test_files_hold_what_production_holds(merged: Stage, target: Target, batch_rows: int) -> None:
+    """Every integer, text, list and NULL comes back as it is stored, from a folder and from a bucket."""
+    manifests = export(merged, target, batch_rows=batch_rows)
+
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+    assert [] == check(target)
+    assert sum(manifest.rows for manifest in manifests) == sum(
+        len(stored(merged, table)) for table in LAYOUTS
+    )
+    if batch_rows == 7:
+        assert len(manifests) > 5
+
+
+def test_a_rerun_writes_the_same_bytes(merged: Stage, tmp_path: Path) -> None:
+    """The same rows in another folder make the same files, and a second run has nothing to do."""
+    first, second = Folder(tmp_path / "first"), Folder(tmp_path / "second")
+    export(merged, first)
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("UPDATE exports SET finished_at = NULL")
+    export(merged, second)
+
+    assert first.paths() == second.paths()
+    assert {path: first.read(path) for path in first.paths()} == {
+        path: second.read(path) for path in second.paths()
+    }
+    assert [] == export(merged, first)
+
+
+def test_late_rows_come_in_follow_up_files(merged: Stage, tmp_path: Path) -> None:
+    """What is merged after an export, even for an old hour, is in the next files, and no file is touched."""
+    target = Folder(tmp_path)
+    export(merged, target)
+    before = {path: target.read(path) for path in target.paths() if not path.startswith("lookups")}
+    merged.store(delta("a", 9_001, change(1_234, 5_600)), delta("c", 9_002, change(4_000, 100)))
+    merged.merge()
+
+    manifests = export(merged, target)
+
+    assert ["orderbook_deltas"] == [manifest.table for manifest in manifests]
+    assert before == {path: data for path, data in before.items() if target.read(path) == data}
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+
+
+def test_what_is_young_waits(merged: Stage, tmp_path: Path) -> None:
+    """Rows that lagging sources may still see are left for the next time, and so is all behind them."""
+    target = Folder(tmp_path)
+    early = Exporter(merged.production, target, settle_s=60, clock_us=lambda: NOW_US + 1_000_000)
+
+    assert [] == early.run()
+    assert [] != Exporter(merged.production, target, settle_s=60, clock_us=lambda: LATER_US).run()
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("step", ["planned", "read", "file written", "manifest written", "finished"])
+def test_a_crash_at_any_step_is_made_good(merged: Stage, target: Target, step: str) -> None:
+    """Between plan, file, manifest and mark: the next run writes the same files and finishes them."""
+
+    def crash(name: str) -> None:
+        if name == step:
+            raise Crash
+
+    with pytest.raises(Crash):
+        export(merged, target, batch_rows=50, on_step=crash)
+
+    export(merged, target, batch_rows=50)
+
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+    assert [] == check(target)
+
+
+KILLED = """
+import os, signal, sys
+from kalshibook.archive.export import Exporter
+from kalshibook.archive.targets import Folder
+from pathlib import Path
+steps = int(sys.argv[1])
+def step(name):
+    global steps
+    steps -= 1
+    if not steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+Exporter(sys.argv[2], Folder(Path(sys.argv[3])), batch_rows=20, settle_s=0, on_step=step).run()
+"""
+
+
+def test_a_kill_is_made_good(merged: Stage, tmp_path: Path) -> None:
+    """Killed -9 again and again, the export ends complete, with manifests that name every file."""
+    steps, kills = 1, 0
+    while subprocess.run(
+        [sys.executable, "-c", KILLED, str(steps), merged.production, str(tmp_path)], check=False
+    ).returncode:
+        steps, kills = steps + 2, kills + 1
+
+    target = Folder(tmp_path)
+    assert kills > 3
+    assert [] == check(target)
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+
+
+def test_a_damaged_file_is_found(merged: Stage, tmp_path: Path) -> None:
+    """The check names a file that is not what its manifest says, and one that is gone."""
+    target = Folder(tmp_path)
+    export(merged, target)
+    first, second, *_ = target.paths("orderbook_snapshots") + target.paths("trades")
+    (tmp_path / first).write_bytes(b"nonsense")
+    (tmp_path / second).unlink()
+
+    assert {first, second} == {line.split()[0] for line in check(target)}
+
+
+def test_a_manifest_has_counts_ranges_and_checksums(merged: Stage, tmp_path: Path) -> None:
+    """Whoever copies the files can check them without the database."""
+    target = Folder(tmp_path)
+    export(merged, target)
+
+    (path,) = target.paths("manifests/trades")
+    manifest = msgspec.json.decode(target.read(path) or b"", type=Manifest)
+    (file,) = manifest.files
+    data = target.read(file.path)
+    assert data is not None
+    assert (file.sha256, file.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert (15, (NOW_US, NOW_US), ("KXA-1", "KXA-1")) == (file.rows, file.exchange_us, file.tickers)
+
+
+def test_duckdb_reads_a_folder_in_place(merged: Stage, tmp_path: Path) -> None:
+    """The Hive-style names become columns, and sums are those of production."""
+    export(merged, Folder(tmp_path))
+
+    with duckdb.connect() as database:
+        found = database.execute(
+            f"SELECT count(*), sum(change * count), min(date)::text, min(hour)"
+            f" FROM read_parquet('{tmp_path}/orderbook_deltas/*/*/*.parquet', hive_partitioning = true)"
+        ).fetchone()
+
+    rows = stored(merged, "orderbook_deltas")
+    names = [*LAYOUTS["orderbook_deltas"].columns]
+    total = sum(row[names.index("change")] * row[names.index("count")] for row in rows)
+    assert (len(rows), total, "2026-09-21", 14) == found
+
+
+def test_two_exporters_do_not_share_a_database(merged: Stage, tmp_path: Path) -> None:
+    """The second is refused."""
+    target = Folder(tmp_path)
+
+    def second(_: str) -> None:
+        with pytest.raises(ArchiveError, match="another process exports"):
+            export(merged, target)
+        raise Crash
+
+    with pytest.raises(Crash):
+        export(merged, target, on_step=second)
+
+
+def test_targets_never_overwrite_unasked(target: Target) -> None:
+    """Creating twice keeps the first; putting what is there already writes nothing."""
+    assert target.create("a/b.txt", b"one")
+    assert not target.create("a/b.txt", b"two")
+    assert b"one" == target.read("a/b.txt")
+    assert not put(target, "a/b.txt", b"one")
+    assert put(target, "a/b.txt", b"three")
+    assert b"three" == target.read("a/b.txt")
+    assert target.read("a/c.txt") is None
+    assert ["a/b.txt"] == target.paths("a")
+
+
+def test_a_wrong_secret_is_refused(object_store: ObjectStore) -> None:
+    """The server of these tests checks what it is told."""
+    options = object_store.options | {"secret_access_key": "another"}
+
+    with pytest.raises(Exception, match=r"Forbidden|privileges"):
+        open_target(f"s3://{object_store.bucket}/x", options).create("a", b"")
+
+
+@pytest.mark.parametrize(
+    ("url", "options"), [("ftp://host/x", {}), ("s3://bucket/x", {"no_such_option": "1"})]
+)
+def test_an_unfit_target_is_refused(url: str, options: dict[str, str]) -> None:
+    """A wrong address or option is named before anything is read."""
+    with pytest.raises(ArchiveError):
+        open_target(url, options)
