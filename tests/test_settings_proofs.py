@@ -17,6 +17,9 @@ PROOFS = {
     "store.history_step_ms": "store/test_options.py::test_history_step_is_how_exact_as_of_is",
     "store.recent_versions": "store/test_options.py::test_recent_versions_are_those_that_at_finds",
     "store.incident_capacity": "store/test_options.py::test_incident_capacity_is_how_many_are_kept",
+    "store.source_silence_ms": (
+        "store/test_notices.py::test_source_silence_is_how_long_a_source_may_be_silent"
+    ),
     "kafka.bootstrap_servers": "feeds/test_kafka.py::test_reads_every_partition_from_the_beginning",
     "kafka.topic": "feeds/test_link.py::test_missing_topic",
     "kafka.start": "feeds/test_kafka.py::test_begins_at_stored_offsets",

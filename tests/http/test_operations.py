@@ -8,9 +8,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kalshibook.feeds.base import FeedState
 from kalshibook.http import metrics
-from kalshibook.http.answers import IncidentsAnswer, ReadyAnswer, StatisticsAnswer
+from kalshibook.http.answers import IncidentsAnswer, ReadyAnswer, SourceRow, StatisticsAnswer
 from kalshibook.http.options import HttpOptions
 from kalshibook.store import BookStore, IncidentKind
+from kalshibook.testing import FrameFactory
 from tests.http.client import LIVE, STALE, api_of, filled_store
 from tests.http.feeds import healthy
 
@@ -93,6 +94,7 @@ def documented() -> dict[str, tuple[str, set[str]]]:
 async def test_every_documented_metric_is_in_a_scrape_and_no_other() -> None:
     """The table is the scrape: names, types and labels, once something of everything has happened."""
     store, _ = filled_store()
+    _give_sign_of_life(store)
     api = api_of(store, feeds=[healthy], stream_statistics=lambda: {"connections": 3})
     await api.get(f"/v1/tops?tickers={LIVE}")
 
@@ -104,6 +106,31 @@ async def test_every_documented_metric_is_in_a_scrape_and_no_other() -> None:
         found[family.name] = (family.type, labels)
     assert documented() == found
     assert "text/plain; version=0.0.4; charset=utf-8" == answer.headers["Content-Type"]
+
+
+def _give_sign_of_life(store: BookStore) -> None:
+    frames = FrameFactory(source="g1", start_us=1_790_000_000_000_000)
+    with store.writer() as writer:
+        writer.apply(*frames.arrived(frames.notice("alive")))
+
+
+async def test_sources_are_shown() -> None:
+    """Readiness and metrics tell of each gatherer: alive or not, since when, and what follows it."""
+    store, _ = filled_store()
+    _give_sign_of_life(store)
+    api = api_of(store, HttpOptions(stale_share_limit=0.5), feeds=[healthy])
+
+    ready = msgspec.json.decode((await api.get("/readyz")).body, type=ReadyAnswer)
+    text = (await api.get("/metrics")).body.decode()
+
+    assert [SourceRow("g1", "alive", 1_790_000_000_001_000, 4, 3)] == ready.sources
+    for line in (
+        'kalshibook_source_markets{source="g1"} 4.0',
+        'kalshibook_source_live_markets{source="g1"} 3.0',
+        'kalshibook_source_silent{source="g1"} 0.0',
+        'kalshibook_source_last_alive_seconds{source="g1"} 1.790000000001e+09',
+    ):
+        assert line in text.splitlines()
 
 
 async def test_metrics_tell_the_truth_and_name_no_market() -> None:
@@ -157,7 +184,7 @@ async def test_statistics() -> None:
     answer = await api.get("/v1/statistics")
 
     found = msgspec.json.decode(answer.body, type=StatisticsAnswer)
-    assert msgspec.to_builtins(store.statistics()) == found.store
+    assert msgspec.json.decode(msgspec.json.encode(store.statistics())) == found.store
     assert {"connections": 3} == found.stream
     assert (2, 1, 1) == (
         found.http["answers"],

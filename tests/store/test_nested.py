@@ -24,6 +24,29 @@ def test_a_nested_vector_equals_a_list(changes: list[tuple[int, int]]) -> None:
     assert all(items == list(old) for old, items in kept)
 
 
+@given(st.integers(1, 3_000), st.dictionaries(st.integers(0, 2_999), st.integers()))
+def test_many_are_replaced_at_once(length: int, changes: dict[int, int]) -> None:
+    """Replacing many gives what one after the other gives, and the old vector keeps its items."""
+    vector: NestedVector[int] = NestedVector.empty()
+    for item in range(length):
+        vector = vector.appended(item)
+    changes = {number: item for number, item in changes.items() if number < length}
+
+    changed = vector.replaced_many(changes)
+
+    assert [changes.get(number, number) for number in range(length)] == list(changed)
+    assert list(range(length)) == list(vector)
+    assert [*changed, 7] == list(changed.appended(7)), "it grows on as any"
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_only_what_exists_is_replaced(number: int) -> None:
+    """A number without an item is an error, not an item at another place."""
+    vector = NestedVector[str].empty().appended("a").appended("b").appended("c")
+    with pytest.raises(IndexError):
+        vector.replaced_many({0: "z", number: "x"})
+
+
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 33, 1_023, 1_024, 1_025, 32_768, 32_769])
 def test_it_grows_over_every_storey(length: int) -> None:
     """Items are found again at both sides of every storey's limit."""

@@ -22,6 +22,7 @@ __all__ = [
     "NotFreshRow",
     "ReadyAnswer",
     "ReasonRow",
+    "SourceRow",
     "StampsRow",
     "StatisticsAnswer",
     "TickTopRow",
@@ -248,6 +249,19 @@ class FeedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     last_record_us: int | None
 
 
+class SourceRow(msgspec.Struct, frozen=True):
+    """One gatherer, as the store sees it."""
+
+    name: str
+    pulse: str
+    """alive, silent, ended, or unjudged when it gives no signs of life."""
+    last_alive_us: int | None
+    markets: int
+    """Books that follow it."""
+    live: int
+    """Those of them that are live."""
+
+
 class StatisticsAnswer(msgspec.Struct, frozen=True):
     """Counts since the start."""
 
@@ -283,3 +297,4 @@ class ReadyAnswer(msgspec.Struct, frozen=True):
     version: int
     conditions: dict[str, int]
     feeds: list[FeedAnswer]
+    sources: list[SourceRow]

@@ -15,6 +15,10 @@ market.
 | `kalshibook_incidents` | counter | kind | incidents by kind |
 | `kalshibook_off_grid_changes` | counter | | changes at a price off the market's known grid |
 | `kalshibook_empty_snapshots` | counter | | snapshots without a level |
+| `kalshibook_source_markets` | gauge | source | books that follow a gatherer |
+| `kalshibook_source_live_markets` | gauge | source | those of them that are live |
+| `kalshibook_source_silent` | gauge | source | 1 when it owes a sign of life |
+| `kalshibook_source_last_alive_seconds` | gauge | source | its last sign of life, Unix seconds |
 | `kalshibook_next_offset` | gauge | partition | next offset to consume |
 | `kalshibook_change_readers` | gauge | | open readers of changes |
 | `kalshibook_conflated_changes` | counter | | changes folded for slow readers |
@@ -43,7 +47,7 @@ market.
 In a scrape the names of counters end in ``_total``, as Prometheus wants them.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -53,6 +57,7 @@ from prometheus_client.registry import Collector
 
 from kalshibook.http.context import Context
 from kalshibook.http.traffic import BUCKETS_S
+from kalshibook.store import Pulse, SourceStatistics
 
 __all__ = ["CONTENT_TYPE", "render"]
 
@@ -111,10 +116,26 @@ def _of_store(context: Context) -> Iterator[Metric]:
     yield _counter("empty_snapshots", "Snapshots without a level.", statistics.empty_snapshots)
     offsets = [(str(partition), offset) for partition, offset in cut.offsets.items()]
     yield _labelled(GaugeMetricFamily, "next_offset", "Next offset to consume.", "partition", offsets)
+    yield from _of_sources(statistics.sources)
     yield _gauge("change_readers", "Open readers of changes.", statistics.readers)
     yield _counter("conflated_changes", "Changes folded for slow readers.", statistics.conflated)
     yield _counter("lost_notices", "Notices dropped for slow readers.", statistics.lost_notices)
     yield _gauge("c_vector", "1 when pyrsistent runs its C vector.", statistics.has_c_vector)
+
+
+def _of_sources(sources: Sequence[SourceStatistics]) -> Iterator[Metric]:
+    alive = [(one.name, one.last_alive_us / 1e6) for one in sources if one.last_alive_us is not None]
+    for name, text, values in (
+        ("markets", "Books that follow a gatherer.", [(one.name, one.markets) for one in sources]),
+        ("live_markets", "Those of them that are live.", [(one.name, one.live) for one in sources]),
+        (
+            "silent",
+            "1 when it owes a sign of life.",
+            [(one.name, one.pulse is Pulse.SILENT) for one in sources],
+        ),
+        ("last_alive_seconds", "Its last sign of life, Unix.", alive),
+    ):
+        yield _labelled(GaugeMetricFamily, f"source_{name}", text, "source", values)
 
 
 def _of_feeds(context: Context) -> Iterator[Metric]:

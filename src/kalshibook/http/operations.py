@@ -10,6 +10,7 @@ from kalshibook.http.answers import (
     IncidentRow,
     IncidentsAnswer,
     ReadyAnswer,
+    SourceRow,
     StatisticsAnswer,
 )
 from kalshibook.http.context import Context, json_response, page_limit
@@ -40,8 +41,9 @@ def operations_blueprint(context: Context) -> Blueprint:
         cut, feeds = store.cut(), context.feeds()
         reasons = reasons_against(behind=cut.behind, counts=cut.counts, feeds=feeds, options=context.options)
         conditions = {name: getattr(cut.counts, name) for name in cut.counts.__struct_fields__}
+        sources = [SourceRow(**msgspec.structs.asdict(one)) for one in store.statistics().sources]
         answer = ReadyAnswer(
-            not reasons, reasons, cut.version, conditions, [feed_answer(feed) for feed in feeds]
+            not reasons, reasons, cut.version, conditions, [feed_answer(feed) for feed in feeds], sources
         )
         return json_response(answer, 503 if reasons else 200)
 

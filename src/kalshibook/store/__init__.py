@@ -18,6 +18,7 @@ from kalshibook.store.changes import (
     Readiness as Readiness,
 )
 from kalshibook.store.cut import ConditionCounts as ConditionCounts, Cut as Cut, Tops as Tops
+from kalshibook.store.heartbeats import Pulse as Pulse
 from kalshibook.store.incidents import (
     Incident as Incident,
     IncidentKind as IncidentKind,
@@ -32,6 +33,7 @@ from kalshibook.store.ladder import (
 )
 from kalshibook.store.options import StoreOptions as StoreOptions
 from kalshibook.store.reducer import Arrival as Arrival, Outcome as Outcome
+from kalshibook.store.sources import SourceStatistics as SourceStatistics
 from kalshibook.store.states import (
     Condition as Condition,
     MarketStatus as MarketStatus,
@@ -68,8 +70,10 @@ __all__ = [
     "Notice",
     "Origin",
     "Outcome",
+    "Pulse",
     "Quote",
     "Readiness",
+    "SourceStatistics",
     "Stamps",
     "StatusEvent",
     "StoreOptions",

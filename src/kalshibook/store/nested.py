@@ -9,7 +9,8 @@ themselves. `docs/discussion/memory.md` has the measurements.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -105,6 +106,20 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
         """Return a vector with another item at `number`, which must exist."""
         return NestedVector(_replaced(self.root, self.shift, number, item), self.shift, self.length)
 
+    def replaced_many(self, items: Mapping[int, T]) -> "NestedVector[T]":
+        """
+        Return a vector with other items at many numbers, which must exist.
+
+        Each node is made once, however many of its items change.
+        """
+        if not items:
+            return self
+        numbers = sorted(items)
+        if not 0 <= numbers[0] <= numbers[-1] < self.length:
+            raise IndexError(numbers[-1])
+        root = _replaced_many(self.root, self.shift, numbers, items, 0, len(numbers))
+        return NestedVector(root, self.shift, self.length)
+
     def appended(self, item: T) -> "NestedVector[T]":
         """Return a vector one longer."""
         root, shift = self.root, self.shift
@@ -121,6 +136,24 @@ def _replaced(node: Any, shift: int, number: int, item: object) -> _Node:
     items = [*node]
     items[index] = item
     return tuple(items)
+
+
+def _replaced_many(
+    node: Any, shift: int, numbers: list[int], items: Mapping[int, Any], start: int, stop: int
+) -> _Node:
+    if not shift:
+        leaf = [*node]
+        for number in numbers[start:stop]:
+            leaf[number & _MASK] = items[number]
+        return tuple(leaf)
+    children = [*node]
+    while start < stop:
+        place = numbers[start] >> shift
+        end = bisect_left(numbers, place + 1 << shift, start, stop)
+        index = place & _MASK
+        children[index] = _replaced_many(children[index], shift - _BITS, numbers, items, start, end)
+        start = end
+    return pvector(children)
 
 
 def _appended(node: Any, shift: int, number: int, item: object) -> _Node:

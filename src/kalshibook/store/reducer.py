@@ -9,6 +9,7 @@ stale; only a snapshot heals it.
 """
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -28,6 +29,7 @@ __all__ = [
     "apply_snapshot",
     "apply_ticker",
     "apply_trade",
+    "distrusted",
     "doubt",
     "is_on_grid",
     "move_status",
@@ -49,6 +51,8 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
     consumed_us: int | None
     partition: int
     offset: int
+    doubt: str | None = None
+    """Why its gatherer does not trust the message, or None."""
 
     @classmethod
     def of(
@@ -73,6 +77,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
             consumed_us,
             partition,
             offset,
+            envelope.doubt,
         )
 
     def stamps(self, exchange_us: int | None, applied_us: int) -> Stamps:
@@ -96,6 +101,8 @@ class Outcome(StrEnum):
     LIFECYCLE = "lifecycle"
     EVENT = "event"
     """A message about an event, passed on."""
+    NOTICE = "notice"
+    """What a gatherer says of itself."""
     OTHER = "other"
     """A type that carries no market data."""
     DUPLICATE = "duplicate"
@@ -134,6 +141,9 @@ _DELTA: Final = Outcome.DELTA
 # The exchange stamps snapshots when it sends them and changes when they happen: by so much they may
 # stand in the wrong order.
 _CLEARLY_LATER_US: Final = 250_000
+
+
+_OF_BOOKS: Final = frozenset({Outcome.SNAPSHOT, Outcome.DELTA, Outcome.UNCHANGED})
 
 
 class Result(msgspec.Struct, frozen=True, gc=False):
@@ -386,6 +396,27 @@ def doubt(book: Book, reason: str, stamps: Stamps | None, version: int) -> Book:
     )
 
 
+def distrusted(before: Book, result: Result, reason: str, version: int) -> Result:
+    """
+    Put a book in doubt whose message was applied although its gatherer does not trust it.
+
+    Args:
+        before: the book before the message.
+        result: what the message made of it.
+        reason: the gatherer's.
+        version: of the book that is returned.
+    """
+    if result.outcome not in _OF_BOOKS:
+        return result
+    stale = doubt(result.book, reason or "its gatherer does not trust it", None, version)
+    incident, detail = result.incident, result.detail
+    if incident is None or incident is IncidentKind.HEALED:
+        # A stale book that is refreshed in doubt again and again is one incident, not many.
+        is_news = before.copy is not Condition.STALE
+        incident, detail = (IncidentKind.DOUBTED, reason) if is_news else (None, "")
+    return Result(stale, result.outcome, incident, detail)
+
+
 def is_on_grid(market: Market, price: int) -> bool:
     """Tell whether a price is on the market's grid; without a known grid every price is."""
     ranges = market.price_ranges
@@ -431,7 +462,12 @@ def _origin(book: Book, arrival: Arrival) -> Origin:
         and _same_subscription(held, arrival)
     ):
         return held
-    return Origin(arrival.source, arrival.connection, arrival.sid, arrival.partition)
+    return _shared_origin(arrival.source, arrival.connection, arrival.sid, arrival.partition)
+
+
+# The books of one subscription share the object: a million of their own would be 48 MB, and equal ones
+# are found equal by identity.
+_shared_origin: Final = lru_cache(maxsize=4_096)(Origin)
 
 
 def _same_subscription(origin: Origin, arrival: Arrival) -> bool:

@@ -15,9 +15,10 @@ __all__ = ["StoreState"]
 class StoreState:
     """The shared heart of a store. Readers load `version`; only the writer publishes."""
 
-    __slots__ = ("directory", "history", "incidents", "readers", "ready", "version")
+    __slots__ = ("directory", "history", "incidents", "options", "readers", "ready", "version")
 
     def __init__(self, options: StoreOptions) -> None:
+        self.options = options
         self.version: StoreVersion = EMPTY_VERSION
         """The current version; replaced whole, by one assignment."""
         self.directory = Directory()

@@ -14,6 +14,7 @@ from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.nested import HAS_C_VECTOR, warn_without_c_vector
 from kalshibook.store.options import StoreOptions
 from kalshibook.store.reducer import Outcome
+from kalshibook.store.sources import SourceStatistics, source_statistics
 from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition
 from kalshibook.store.writer import StoreWriter
@@ -47,6 +48,8 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     """Trades, lifecycle and event messages dropped for slow readers."""
     has_c_vector: bool
     """Whether pyrsistent runs its C vector."""
+    sources: tuple[SourceStatistics, ...]
+    """The gatherers it hears of, by name."""
 
 
 class BookStore:
@@ -218,6 +221,7 @@ class BookStore:
             conflated=self._past_conflated + sum(reader.total_conflated for reader in readers),
             lost_notices=self._past_lost + sum(reader.total_lost for reader in readers),
             has_c_vector=HAS_C_VECTOR,
+            sources=source_statistics(writer.followers, writer.heartbeats),
         )
 
     # Writing: one thread.

@@ -1,7 +1,7 @@
 """The writing half of a store: turns messages into versions. One thread at a time."""
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from time import time_ns
 from typing import Final
 
@@ -11,6 +11,8 @@ from kalshibook.errors import WireError
 from kalshibook.store.book import Book, awaiting_book
 from kalshibook.store.changes import Change, Notice, Readiness
 from kalshibook.store.cut import ConditionCounts, StoreVersion
+from kalshibook.store.followers import Followers
+from kalshibook.store.heartbeats import Heartbeats, Silence
 from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.nested import NestedVector
 from kalshibook.store.reducer import (
@@ -22,6 +24,7 @@ from kalshibook.store.reducer import (
     apply_snapshot,
     apply_ticker,
     apply_trade,
+    distrusted,
     doubt,
     is_on_grid,
     move_status,
@@ -69,6 +72,10 @@ class StoreWriter:
         self._due: list[tuple[int, int, StatusEvent]] = []
         self._trades: dict[str, None] = {}
         self._rivals = Rivals()
+        self.followers: Final = Followers(lambda number: state.version.books[number])
+        """Which books follow which source."""
+        self.heartbeats: Final = Heartbeats(state.options.source_silence_ms)
+        """Which sources give signs of life."""
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """How many messages ended how."""
         self.off_grid = 0
@@ -106,6 +113,8 @@ class StoreWriter:
             result = self._reduced(book, event, arrival, applied_us, current.number + 1)
         if result.outcome is _FOREIGN and kind is BookDelta and book.copy is Condition.LIVE:
             result = self._compared(book, event, arrival, current.number + 1)  # type: ignore[arg-type]
+        if arrival.doubt is not None:
+            result = distrusted(book, result, arrival.doubt, current.number + 1)
         outcome = result.outcome
         # Several gatherers see the same trade; its second coming moves the offset and tells nobody.
         told = None if outcome is _DUPLICATE else event
@@ -163,23 +172,21 @@ class StoreWriter:
         """Turn one market's book stale."""
         number = self._state.directory.number(ticker)
         if number is not None:
-            self._doubt([number], reason)
+            self._doubt([self._state.version.books[number]], reason)
             self._state.incidents.record(IncidentKind.DOUBTED, reason, ticker=ticker)
 
     def doubt_all(self, reason: str, partition: int | None = None) -> None:
         """Turn all books stale, or those whose messages come by one partition, in one version."""
-        self._doubt(
-            (
-                number
-                for number, book in enumerate(self._state.version.books)
-                if book.origin is not None and partition in {None, book.origin.partition}
-            ),
-            reason,
-        )
+        self._doubt(self.followers.live_of(partition=partition), reason)
         self._state.incidents.record(IncidentKind.DOUBTED, reason, partition=partition)
 
     def tick(self, now_us: int) -> None:
-        """Open and close the markets whose time has come: the two steps that have no message."""
+        """
+        Let time pass while the store is caught up: for what happens without any message.
+
+        Markets open and close, and sources that owe a sign of life are taken for dead.
+        """
+        self._judge(self.heartbeats.tick(now_us))
         while self._due and self._due[0][0] <= now_us:
             due_us, number, step = heapq.heappop(self._due)
             current = self._state.version
@@ -210,6 +217,8 @@ class StoreWriter:
         behind = None if ready else reason
         state, current = self._state, self._state.version
         if current.behind != behind:
+            if ready:
+                self.heartbeats.caught_up(time_ns() // 1_000)
             number, applied_us = current.number + 1, self._now_us(current)
             state.publish(
                 msgspec.structs.replace(current, number=number, behind=behind, applied_us=applied_us)
@@ -257,6 +266,8 @@ class StoreWriter:
                 counts = _recounted(counts, old.condition, new.condition)
         state = self._state
         state.publish(StoreVersion(number, books, offsets, applied_us, current.behind, counts))
+        if new.copy is not old.copy or new.origin is not old.origin:
+            self.followers.moved(old, new)
         # A book of which only the last number moved tells a reader nothing.
         if state.readers and (new.version == number or _is_passed_on(event)):
             self._notices.append(Change(old, new, event, 1, number))
@@ -279,6 +290,8 @@ class StoreWriter:
         return Result(stale, Outcome.GAP, IncidentKind.GAP, loss)
 
     def _pass_on(self, event: Other | EventFrame | GathererNotice, arrival: Arrival) -> Outcome:
+        if isinstance(event, GathererNotice):
+            return self._obey(event, arrival)
         outcome = Outcome.OTHER
         if isinstance(event, EventFrame):
             outcome = Outcome.EVENT
@@ -304,25 +317,114 @@ class StoreWriter:
         books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
         return msgspec.structs.replace(current, books=books, counts=counts), number
 
-    def _doubt(self, numbers: Iterable[int], reason: str) -> None:
+    def _obey(self, event: GathererNotice, arrival: Arrival) -> Outcome:
+        self.outcomes[Outcome.NOTICE] += 1
+        current, source, partition = self._state.version, arrival.source, arrival.partition
+        offsets = _moved(current.offsets, partition, arrival.offset + 1)
+        if event.notice == "alive":
+            self._take_sign(event, arrival, offsets)
+            return Outcome.NOTICE
+        if event.notice == "ended" and arrival.connection is None and not event.ticker:
+            self.heartbeats.ended(source, partition)
+        concerned = self._concerned(event, arrival)
+        found = ": ".join(part for part in (event.reason, event.detail) if part)
+        reason = (
+            f"gatherer {source!r} says {event.notice}: {found}"
+            if found
+            else (f"gatherer {source!r} says {event.notice}")
+        )
+        self._doubt(concerned, reason, offsets)
+        if concerned:
+            books = "" if event.ticker else f"; {len(concerned)} books"
+            self._state.incidents.record(
+                IncidentKind.NOTICED,
+                f"{reason}{books}",
+                ticker=event.ticker or None,
+                partition=partition,
+                offset=arrival.offset,
+            )
+        return Outcome.NOTICE
+
+    def _concerned(self, event: GathererNotice, arrival: Arrival) -> Sequence[Book]:
+        source, connection, sid = arrival.source, arrival.connection, arrival.sid
+        if not event.ticker:
+            return self.followers.live_of(source, arrival.partition, connection, sid)
+        number = self._number(event.ticker)
+        if number is None:
+            return ()
+        book = self._state.version.books[number]
+        origin = book.origin
+        if (
+            book.copy is not Condition.LIVE
+            or origin is None
+            or origin.source != source
+            or connection not in {None, origin.connection}
+            or sid not in {None, origin.sid}
+        ):
+            return ()
+        return (book,)
+
+    def _take_sign(self, event: GathererNotice, arrival: Arrival, offsets: tuple[int, ...]) -> None:
+        source, partition = arrival.source, arrival.partition
+        said_us = next(
+            (us for us in (arrival.kafka_us, arrival.published_us, arrival.consumed_us) if us is not None), 0
+        )
+        if self.heartbeats.alive(source, partition, said_us, event.interval_ms or 0):
+            detail = f"gatherer {source!r} gives signs of life again; its snapshots heal"
+            self._state.incidents.record(IncidentKind.SOURCE_BACK, detail, partition=partition)
+        # While what is read lies in the past, its own times tell who had died by then.
+        is_past = self._state.version.behind is not None
+        self._judge(self.heartbeats.overdue(partition, said_us) if is_past else (), offsets)
+
+    def _judge(self, silences: Sequence[Silence], offsets: tuple[int, ...] | None = None) -> None:
+        if not silences:
+            if offsets is not None:
+                self._doubt((), "", offsets)
+            return
+        live_of = self.followers.live_of
+        concerned = [(silence, live_of(silence.source, silence.partition)) for silence in silences]
+        names = sorted({silence.source for silence in silences})
+        longest_ms = max(silence.quiet_us for silence in silences) // 1_000
+        said = f"no sign of life for {longest_ms} ms"
+        reason = f"{said} from gatherer {' and '.join(map(repr, names))}"
+        self._doubt([book for _, books in concerned for book in books], reason, offsets)
+        for name in names:
+            found = [(one.partition, len(books)) for one, books in concerned if one.source == name]
+            self._state.incidents.record(
+                IncidentKind.SOURCE_SILENT,
+                f"gatherer {name!r}: {said}; {sum(count for _, count in found)} books",
+                partition=found[0][0] if len(found) == 1 else None,
+            )
+
+    def _doubt(self, concerned: Iterable[Book], reason: str, offsets: tuple[int, ...] | None = None) -> None:
+        """Turn live books stale in one version, which is made if there are any or if offsets moved."""
         current = self._state.version
         version = current.number + 1
-        books, counts = current.books, current.counts
+        counts = current.counts
         changes: list[Change] = []
-        for number in numbers:
-            old = books[number]
+        for old in concerned:
             new = doubt(old, reason, None, version)
             if new is not old:
-                books = books.replaced(number, new)
-                counts = _recounted(counts, old.condition, new.condition)
                 changes.append(Change(old, new, None, 1, version))
-        if changes:
-            applied_us = self._now_us(current)
-            self._state.publish(
-                StoreVersion(version, books, current.offsets, applied_us, current.behind, counts)
+                if old.condition is not new.condition:
+                    counts = _recounted(counts, old.condition, new.condition)
+        if not changes and offsets is None:
+            return
+        books = current.books.replaced_many({change.new.market.number: change.new for change in changes})
+        self._state.publish(
+            StoreVersion(
+                version,
+                books,
+                current.offsets if offsets is None else offsets,
+                self._now_us(current),
+                current.behind,
+                counts,
             )
-            if self._state.readers:
-                self._notices.extend(changes)
+        )
+        for change in changes:
+            self.followers.moved(change.old, change.new)
+        if self._state.readers:
+            self._notices.extend(changes)
 
     def _plan(self, old: Book, new: Book, said_us: int | None) -> None:
         market = new.market

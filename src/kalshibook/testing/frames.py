@@ -12,7 +12,7 @@ from kalshibook.simulator.frames import (
     trade_frame,
 )
 from kalshibook.store import Arrival
-from kalshibook.wire import Side, WireEvent, decode_envelope, read_frame
+from kalshibook.wire import NoticeKind, Side, WireEvent, decode_envelope, read_frame
 
 __all__ = ["FrameFactory"]
 
@@ -128,6 +128,39 @@ class FrameFactory:
         self._enveloper.accept(route, connection=self.connection)
         return value
 
+    def notice(
+        self,
+        notice: NoticeKind,
+        *,
+        reason: str = "",
+        detail: str = "",
+        interval_ms: int | None = None,
+        market_ticker: str = "",
+        whole_source: bool = False,
+    ) -> bytes:
+        """
+        Return the envelope of a notice about this connection, a market of it, or its whole gatherer.
+
+        Args:
+            notice: `alive`, `stale` or `ended`; see `wire.GathererNotice`.
+            reason: one of a few words.
+            detail: for people.
+            interval_ms: of `alive`: when the next is due; 1,000 unless given.
+            market_ticker: the only market concerned, or empty.
+            whole_source: whether all connections are concerned; `alive` always is of the source.
+        """
+        self._tick()
+        is_alive = notice == "alive"
+        return self._enveloper.notice(
+            notice,
+            reason=reason,
+            detail=detail,
+            interval_ms=1_000 if is_alive and interval_ms is None else interval_ms,
+            connection=None if whole_source or is_alive else self.connection,
+            sid=None,
+            market_ticker=market_ticker,
+        )
+
     def message(self, frame: bytes, *, partition: int = 0) -> tuple[WireEvent, Arrival]:
         """
         Return what a `StoreWriter.apply` takes for a frame: the event, and its arrival from Kafka.
@@ -139,7 +172,20 @@ class FrameFactory:
         Raises:
             WireError: the frame cannot be read.
         """
-        envelope = decode_envelope(self.envelope(frame))
+        return self.arrived(self.envelope(frame), partition=partition)
+
+    def arrived(self, value: bytes, *, partition: int = 0) -> tuple[WireEvent, Arrival]:
+        """
+        Return what a `StoreWriter.apply` takes for an envelope, such as a notice's, that arrives now.
+
+        Args:
+            value: the envelope.
+            partition: where it came from.
+
+        Raises:
+            WireError: it cannot be read.
+        """
+        envelope = decode_envelope(value)
         offset = self._offsets.get(partition, 0)
         self._offsets[partition] = offset + 1
         arrival = Arrival.of(
