@@ -96,6 +96,8 @@ VALUES: dict[tuple[str, str], Any] = {
     ("gather", "stream_url"): OWN_STREAM,
     ("gather", "statuses"): ["open"],
     ("gather", "page_markets"): 500,
+    ("simulator", "fault_kinds"): ["lost"],
+    ("simulator", "keys"): {"some.key": "some.pem"},
 }
 
 

@@ -27,6 +27,7 @@ from kalshibook.errors import SettingsError
 from kalshibook.feeds.options import KafkaOptions, is_secret
 from kalshibook.gather.options import GatherOptions
 from kalshibook.http.options import HttpOptions
+from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.store.options import StoreOptions
 from kalshibook.stream.options import StreamOptions
 
@@ -78,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamOptions = msgspec.field(default_factory=StreamOptions)
     server: ServerOptions = msgspec.field(default_factory=ServerOptions)
     gather: GatherOptions = msgspec.field(default_factory=GatherOptions)
+    simulator: SimulatorOptions = msgspec.field(default_factory=SimulatorOptions)
     log: LogOptions = msgspec.field(default_factory=LogOptions)
 
 

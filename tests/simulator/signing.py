@@ -12,11 +12,20 @@ class Signer:
 
     def __init__(self, key_id: str, kind: str = "rsa") -> None:
         self.key_id = key_id
-        self.private = (
+        self.private: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey = (
             rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
             if kind == "rsa"
             else ed25519.Ed25519PrivateKey.generate()
         )
+
+    @classmethod
+    def read(cls, key_id: str, private_pem: bytes) -> "Signer":
+        """Take a key from its file."""
+        signer = cls(key_id, "ed25519")
+        private = serialization.load_pem_private_key(private_pem, None)
+        assert isinstance(private, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey)
+        signer.private = private
+        return signer
 
     @property
     def public_pem(self) -> bytes:

@@ -7,13 +7,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import trio
+import trio.testing
 from trio_websocket import WebSocketConnection, open_websocket_url
 
+from kalshibook.errors import SettingsError
 from kalshibook.simulator import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
 from kalshibook.simulator.truth import TrueBook, total_checksum
 from tests.simulator.signing import Signer
-from tests.stream.raw import RawClient
+from tests.stream.raw import RawClient, masked
 
 pytestmark = pytest.mark.trio
 
@@ -51,12 +53,12 @@ async def test_a_signed_handshake_is_let_in(kind: str) -> None:
 
 
 @asynccontextmanager
-async def raw(exchange: SimulatedExchange) -> AsyncIterator[RawClient]:
+async def raw(exchange: SimulatedExchange, *, within_s: float = 20) -> AsyncIterator[RawClient]:
     """Connect a client that reads when it is told to."""
     address = urlsplit(exchange.stream_url)
     async with await trio.open_tcp_stream(str(address.hostname), address.port or 0) as stream:
         client = RawClient(stream)
-        with trio.fail_after(20):
+        with trio.fail_after(within_s):
             assert 101 == await client.handshake()
             yield client
 
@@ -167,3 +169,154 @@ async def test_the_exchange_moves_by_its_clock(autojump_clock: trio.testing.Mock
         after = exchange.checksum()
         assert 600_000_000 == pytest.approx(after.at_us - before.at_us, abs=1_000_000)
         assert 0.6 * 3_000 < after.changes - before.changes < 1.4 * 3_000
+
+
+async def subscribed(client: RawClient, **params: Any) -> None:
+    """Subscribe to a book, and hear the announcement and the snapshot."""
+    await client.command(1, "subscribe", channels=["orderbook_delta"], market_tickers=[NEWT], **params)
+    assert "subscribed" == (await client.frame()).json["type"]
+    assert "orderbook_snapshot" == (await client.frame()).json["type"]
+
+
+async def test_pings_come_and_must_be_answered(autojump_clock: trio.testing.MockClock) -> None:
+    """A ping with the payload `heartbeat` comes every ten seconds; three without an answer, and it is cut."""
+    async with SimulatedExchange(options()) as exchange, raw(exchange, within_s=100) as client:
+        times = []
+        begun = trio.current_time()
+        for _ in range(3):
+            frame = await client.frame()
+            assert (9, b"heartbeat") == frame
+            times.append(round(trio.current_time() - begun))
+            await client.stream.send_all(masked(10, b"heartbeat"))
+        assert [10, 20, 30] == times
+        pings = await client.rest()
+        assert 4 * b"\x89\x09heartbeat" >= pings >= 3 * b"\x89\x09heartbeat"
+        await trio.testing.wait_all_tasks_blocked()
+        assert {} == exchange.venue.sessions
+
+
+async def test_half_open(autojump_clock: trio.testing.MockClock) -> None:
+    """Nothing comes any more, no data and no pong, and nobody hangs up."""
+    async with SimulatedExchange(options()) as exchange, raw(exchange, within_s=1_000) as client:
+        exchange.create(NEWT)
+        await subscribed(client)
+        exchange.inject("half_open")
+        await trio.sleep(1)
+        await client.stream.send_all(masked(9, b"are you there"))
+        exchange.change(NEWT, "yes", 4_000, 100)
+        with trio.move_on_after(300) as waiting:
+            await client.frame()
+        assert waiting.cancelled_caught
+
+
+async def test_a_stalled_socket_still_pongs(autojump_clock: trio.testing.MockClock) -> None:
+    """Data is held back, pings are answered, and then all of it comes in order."""
+    async with SimulatedExchange(options()) as exchange, raw(exchange) as client:
+        exchange.create(NEWT)
+        await subscribed(client)
+        exchange.inject("stall", duration_ms=3_000)
+        for size in (1, 2):
+            exchange.change(NEWT, "yes", 4_000, size)
+        await client.stream.send_all(masked(9, b"there?"))
+        assert (10, b"there?") == await client.frame()
+        begun = trio.current_time()
+        assert [2, 3] == [(await client.frame()).json["seq"] for _ in range(2)]
+        assert pytest.approx(3, abs=0.1) == trio.current_time() - begun
+
+
+async def test_a_client_that_does_not_read_harms_itself() -> None:
+    """Its subscription ends with error 25 while another client has every change, and it may begin anew."""
+    async with (
+        SimulatedExchange(options(subscription_buffer=200)) as exchange,
+        raw(exchange) as slow,
+        raw(exchange) as quick,
+    ):
+        exchange.create(NEWT)
+        await subscribed(slow)
+        await subscribed(quick)
+        session = exchange.venue.sessions[1]
+        number = 1
+        while session.subscriptions:
+            exchange.change(NEWT, "yes", 4_000, 100)
+            number += 1
+            assert number == (await quick.frame()).json["seq"]
+        frame = (await slow.frame()).json
+        while frame["type"] != "error":
+            frame = (await slow.frame()).json
+        assert (25, 1) == (frame["msg"]["code"], frame["sid"])
+        await subscribed(slow)
+
+
+async def test_a_handshake_can_be_denied_by_fault() -> None:
+    """The next handshake is refused with 401, the one after is not."""
+    async with SimulatedExchange(options()) as exchange:
+        exchange.inject("unauthorized")
+        status, _ = await refused(exchange, {})
+        assert 401 == status
+        async with raw(exchange):
+            pass
+
+
+async def test_during_maintenance_nobody_is_let_in(autojump_clock: trio.testing.MockClock) -> None:
+    """Connections are closed, handshakes get 503, and some seconds later all is well."""
+    async with SimulatedExchange(options()) as exchange:
+        async with raw(exchange) as client:
+            exchange.inject("maintenance", duration_ms=5_000)
+            assert 1012 == (await client.frame()).close[0]
+            status, _ = await refused(exchange, {})
+            assert 503 == status
+        await trio.sleep(6)
+        async with raw(exchange):
+            pass
+
+
+async def test_wrong_paths_and_wrong_commands() -> None:
+    """A handshake elsewhere is 404; nonsense is answered with error 1 and the connection lives on."""
+    async with SimulatedExchange(options()) as exchange:
+        address = urlsplit(exchange.stream_url)
+        async with await trio.open_tcp_stream(str(address.hostname), address.port or 0) as stream:
+            assert 404 == await RawClient(stream).handshake("/elsewhere")
+        async with raw(exchange) as client:
+            await client.stream.send_all(masked(1, b"nonsense"))
+            assert 1 == (await client.frame()).json["msg"]["code"]
+            await client.command(7, "list_subscriptions")
+            assert 7 == (await client.frame()).json["id"]
+
+
+async def test_as_fast_as_it_is_read() -> None:
+    """With speed 0 time runs from message to message, and a reader gets each with its number."""
+    async with SimulatedExchange(options(speed=0, messages_per_second=100, short_lived=0)) as exchange:
+        tickers = exchange.tickers
+        async with raw(exchange) as client:
+            await client.command(1, "subscribe", channels=["orderbook_delta"], market_tickers=tickers)
+            await client.frame()
+            begun_us = exchange.venue.now_us
+            frames = [await client.frame() for _ in range(5_000)]
+            numbers = [frame.json["seq"] for frame in frames if frame.opcode == 1]
+            assert list(range(1, len(numbers) + 1)) == numbers
+            assert 20_000_000 < exchange.venue.now_us - begun_us
+
+
+async def test_time_can_be_sped_up() -> None:
+    """At a hundred times the speed, a second of ours is more than a minute of the exchange's."""
+    async with SimulatedExchange(options(speed=100)) as exchange:
+        begun_us = exchange.clock_us()
+        await trio.sleep(0.1)
+        assert 10_000_000 <= exchange.clock_us() - begun_us < 100_000_000
+
+
+async def test_a_busy_port_is_an_error() -> None:
+    """Both ports are named when they are taken."""
+    async with SimulatedExchange(options()) as exchange:
+        for name, url in (("rest_port", exchange.rest_url), ("stream_port", exchange.stream_url)):
+            with pytest.raises((SettingsError, BaseExceptionGroup)) as caught:
+                async with SimulatedExchange(options(**{name: urlsplit(url).port})):
+                    pass
+            assert "is in use" in str(getattr(caught.value, "exceptions", [caught.value])[0])
+
+
+async def test_errors_of_the_block_leave_as_they_are() -> None:
+    """What a test raises inside is not wrapped in a group."""
+    with pytest.raises(KeyError):
+        async with SimulatedExchange(options()) as exchange:
+            exchange.truth("KXTYPO")

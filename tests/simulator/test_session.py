@@ -181,7 +181,7 @@ def test_limits_have_their_codes() -> None:
     assert [None, None, 27] == codes
 
 
-def test_commands_without_reading_end_in_a_close() -> None:
+def test_replies_that_nobody_reads() -> None:
     """Replies that nobody reads are bounded: the connection is closed with 1008."""
     exchange = venue(reply_backlog_bytes=500)
     watcher = Watcher(exchange)

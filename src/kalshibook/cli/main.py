@@ -26,6 +26,10 @@ COMMANDS: Final = {
     "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, made-up markets, a server."),
     "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
     "replay": ("kalshibook.cli.replay:replay", "Play recordings into Kafka."),
+    "simulate": (
+        "kalshibook.cli.simulate:simulate",
+        "A local Kalshi to develop against, with faults on demand.",
+    ),
     "top": ("kalshibook.cli.top:top", "Print the best prices, once."),
     "watch": ("kalshibook.cli.watch:watch", "Follow the best prices as they change."),
     "settings": ("kalshibook.cli.settings:settings", "Print every setting and where it comes from."),

@@ -169,9 +169,15 @@ class ModelMarket:
         top = len(self.grid.prices) - 1 - (other.slots[-1] if other.slots else -1)
         return top - (mine.slots[-1] if mine.slots else -1) - 1
 
-    def change(self, side: Side, slot: int, change: int) -> int:
+    def change(self, side: Side, slot: int, change: int, *, may_cross: bool = False) -> int:
         """
         Change the size in a slot of one side and return the slot's price.
+
+        Args:
+            side: whose bids.
+            slot: where.
+            change: signed, 0.01 contract.
+            may_cross: take a bid that would trade, as recordings have between two frames of one moment.
 
         Raises:
             ValueError: the slot is not on the grid, the bid would trade, or too little rests there.
@@ -180,7 +186,12 @@ class ModelMarket:
         if price is None:
             raise ValueError(f"slot {slot} is not on the grid {self.grid.name}")
         mine, other = (self.yes, self.no) if side == "yes" else (self.no, self.yes)
-        if change > 0 and other.slots and slot + other.slots[-1] >= len(self.grid.prices) - 1:
+        if (
+            change > 0
+            and not may_cross
+            and other.slots
+            and slot + other.slots[-1] >= len(self.grid.prices) - 1
+        ):
             raise ValueError(f"a {side} bid in slot {slot} would trade with the {other.slots[-1]} opposite")
         mine.change(slot, change)
         return price

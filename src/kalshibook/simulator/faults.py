@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final, final
 
-from kalshibook.errors import SettingsError
 from kalshibook.simulator.ledger import FRAME_FAULTS, Fault, FaultKind
 from kalshibook.simulator.lives import Course
 from kalshibook.simulator.session import Order, Session
@@ -315,9 +314,5 @@ def _has_depth(subscription: Subscription) -> bool:
     return subscription.channel.needs_markets and bool(subscription.tickers)
 
 
-def _chosen(names: Iterable[str], weights: dict[FaultKind, int]) -> dict[FaultKind, int]:
-    try:
-        kinds = [FaultKind(name) for name in names]
-    except ValueError as error:
-        raise SettingsError(f"simulator.fault_kinds: {error}; the kinds are {', '.join(FaultKind)}") from None
+def _chosen(kinds: Iterable[FaultKind], weights: dict[FaultKind, int]) -> dict[FaultKind, int]:
     return {kind: weights.get(kind, 1) for kind in kinds} or weights

@@ -101,8 +101,7 @@ class _Subscriber:
             )
         )
 
-    def changed(self, market: ModelMarket, step: Step, trade_id: str) -> None:
-        ts_ms = self.lives.now_us // 1_000
+    def changed(self, market: ModelMarket, step: Step) -> None:
         self.made.append(
             delta_frame(
                 market.ticker,
@@ -111,12 +110,10 @@ class _Subscriber:
                 step.change,
                 sid=BOOK_SID,
                 seq=self._next(BOOK_SID),
-                ts_ms=ts_ms,
+                ts_ms=self.lives.now_us // 1_000,
                 market_id=market.market_id,
             )
         )
-        if trade_id:
-            self.made.append(self._trade(market, step, trade_id, ts_ms))
 
     def told(self, market: ModelMarket, event_type: str, fields: dict[str, object]) -> None:
         self.made.append(
@@ -133,17 +130,19 @@ class _Subscriber:
     def turned(self, market: ModelMarket) -> None:
         """Say nothing: nor does the exchange."""
 
-    def _trade(self, market: ModelMarket, step: Step, trade_id: str, ts_ms: int) -> bytes:
+    def traded(self, market: ModelMarket, step: Step, trade_id: str) -> None:
         taker: Side = "no" if step.side == "yes" else "yes"
-        return trade_frame(
-            market.ticker,
-            trade_id,
-            BookActivity.yes_price(step),
-            -step.change,
-            taker,
-            sid=TRADE_SID,
-            seq=self._next(TRADE_SID),
-            ts_ms=ts_ms,
+        self.made.append(
+            trade_frame(
+                market.ticker,
+                trade_id,
+                BookActivity.yes_price(step),
+                -step.change,
+                taker,
+                sid=TRADE_SID,
+                seq=self._next(TRADE_SID),
+                ts_ms=self.lives.now_us // 1_000,
+            )
         )
 
     def _next(self, sid: int) -> int:

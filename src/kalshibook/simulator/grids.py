@@ -32,6 +32,11 @@ class Grid(msgspec.Struct, frozen=True):
         Raises:
             ValueError: the price is not on the grid.
         """
+        if len(self.prices) == ONE_DOLLAR - 1:
+            # The finest grid has every price; the others are short enough to be searched.
+            if not 0 < price < ONE_DOLLAR:
+                raise ValueError(f"{price} is not on the grid {self.name}")
+            return price - 1
         return self.prices.index(price)
 
 

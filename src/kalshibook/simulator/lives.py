@@ -37,8 +37,11 @@ class Audience(Protocol):
     def opened(self, market: ModelMarket, steps: Sequence[Step]) -> None:
         """See an empty book filled, by these changes."""
 
-    def changed(self, market: ModelMarket, step: Step, trade_id: str) -> None:
-        """See a level change; the id is empty unless a trade did it."""
+    def changed(self, market: ModelMarket, step: Step) -> None:
+        """See a level change."""
+
+    def traded(self, market: ModelMarket, step: Step, trade_id: str) -> None:
+        """See a trade; the change that it made of a level comes before it, if there is one."""
 
     def told(self, market: ModelMarket, event_type: str, fields: dict[str, object]) -> None:
         """Hear of a turn in a market's life, as the exchange tells of it."""
@@ -51,7 +54,13 @@ class MarketLives:
     """Runs the courses of an exchange's markets, one after the other, in the order of time."""
 
     def __init__(
-        self, options: GeneratorOptions, exchange: ExchangeModel, audience: Audience, *, start_us: int
+        self,
+        options: GeneratorOptions,
+        exchange: ExchangeModel,
+        audience: Audience,
+        *,
+        start_us: int,
+        is_empty: bool = False,
     ) -> None:
         """
         Make the markets and tell of each; their books fill with the first run.
@@ -61,6 +70,7 @@ class MarketLives:
             exchange: where they are listed.
             audience: who is told.
             start_us: what the exchange's clock shows, microseconds since the epoch.
+            is_empty: make no markets.
         """
         self.options = options
         self.now_us = start_us
@@ -77,7 +87,7 @@ class MarketLives:
         passing = round(options.markets * options.short_lived)
         combos = round((options.markets - passing) * options.combos)
         gaps = mean_gaps_us(options.markets, options.messages_per_second, self._random)
-        for number, mean_us in enumerate(gaps):
+        for number, mean_us in enumerate(() if is_empty else gaps):
             pace = Pace(mean_us, self._random)
             if number < passing:
                 age_s = int(self._random.random() * options.life_seconds)
@@ -213,6 +223,16 @@ class MarketLives:
         """Tell of a change that was made to a book."""
         self._take(market, step)
 
+    def print_trade(self, market: ModelMarket, step: Step) -> None:
+        """Tell of a trade whose change of a level is told apart."""
+        market.trade(BookActivity.yes_price(step), -step.change)
+        self._audience.traded(market, step, self.unique())
+
+    def tell(self, market: ModelMarket, event_type: str, fields: dict[str, object]) -> None:
+        """Tell of a turn in a market's life that was decided elsewhere."""
+        market.updated_us = self.now_us
+        self._audience.told(market, event_type, fields)
+
     def ending(self, market: ModelMarket) -> Course:
         """Return what follows a close: orders are cancelled, the result is found, contracts are paid."""
         yield self.now_us + 20_000 + int(self._random.random() * _SECOND_US)
@@ -302,9 +322,8 @@ class MarketLives:
     def _take(self, market: ModelMarket, step: Step) -> int:
         """Tell of a change and of the trade that caused it; return how many messages that makes."""
         self._steps += 1
+        self._audience.changed(market, step)
         if not step.trade:
-            self._audience.changed(market, step, "")
             return 1
-        market.trade(BookActivity.yes_price(step), -step.change)
-        self._audience.changed(market, step, self.unique())
+        self.print_trade(market, step)
         return 2

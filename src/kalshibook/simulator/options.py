@@ -5,6 +5,7 @@ from typing import Final, Literal
 import msgspec
 
 from kalshibook.errors import SettingsError
+from kalshibook.simulator.ledger import FaultKind
 
 __all__ = ["GeneratorOptions", "SimulatorOptions"]
 
@@ -22,7 +23,7 @@ _LEAST: Final = {
 _SIMULATOR_LEAST: Final = {
     "clock_tolerance_ms": 1,
     "max_connections": 1,
-    "markets": 1,
+    "markets": 0,
     "quiet_markets": 0,
     "messages_per_second": 0,
     "life_seconds": 1,
@@ -112,6 +113,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     open: bool = False
     """Take requests that are not signed, and any key; otherwise keys are registered."""
 
+    keys: dict[str, str] = {}
+    """Public keys: id to PEM file; a command's setting, in Python they are registered."""
+
     clock_tolerance_ms: int = 30_000
     """How far a signature's timestamp may be from the exchange's clock."""
 
@@ -119,6 +123,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     """WebSocket connections per user; one more is refused with 429."""
 
     # Its markets.
+
+    recordings: str = ""
+    """Folder of recordings whose markets are listed too, and move as they did; a command's setting."""
 
     markets: int = 100
     """How many markets move; a market that settles is followed by the next of its series."""
@@ -200,7 +207,7 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     faults: Literal["none", "lively", "campaign"] = "none"
     """What goes wrong by itself: something every few seconds, or `fault_count` faults over `fault_span`."""
 
-    fault_kinds: tuple[str, ...] = ()
+    fault_kinds: tuple[FaultKind, ...] = ()
     """Which faults the schedule takes; those that suit it unless given."""
 
     fault_seed: int = 1
@@ -237,7 +244,7 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     def generator(self) -> GeneratorOptions:
         """Return how the moving markets move."""
         return GeneratorOptions(
-            markets=self.markets,
+            markets=max(1, self.markets),
             messages_per_second=self.messages_per_second or _NEVER,
             seed=self.seed,
             short_lived=self.short_lived,

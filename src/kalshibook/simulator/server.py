@@ -7,7 +7,7 @@ system's clock all the same, because clients sign by theirs.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Final, ParamSpec, Self, TypeVar, final
@@ -20,6 +20,7 @@ from kalshibook.simulator.auth import Denied, KeyRing
 from kalshibook.simulator.faults import FaultInjector
 from kalshibook.simulator.ledger import Fault, FaultKind
 from kalshibook.simulator.options import SimulatorOptions
+from kalshibook.simulator.playback import Playback
 from kalshibook.simulator.rest import REST_ROOT, make_exchange_app
 from kalshibook.simulator.stream import STREAM_PATH, ExchangeStream
 from kalshibook.simulator.truth import TrueBook, Truth
@@ -74,8 +75,12 @@ class SimulatedExchange:
         http = HttpOptions(host=options.host, port=options.rest_port, drain_ms=100)
         nursery = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(nursery.cancel_scope.cancel)
-        await nursery.start(stream.run, options.host, options.stream_port)
-        self._rest_address = await nursery.start(self._serve_rest, app, http)
+        try:
+            await nursery.start(stream.run, options.host, options.stream_port)
+            self._rest_address = await nursery.start(self._serve_rest, app, http)
+        except BaseException:
+            await self._stack.aclose()
+            raise
         nursery.start_soon(self._play)
         return self
 
@@ -84,9 +89,12 @@ class SimulatedExchange:
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None:
-        # Not handed to the nursery, which would wrap the caller's exception in a group.
+    ) -> bool | None:
+        if error is None or isinstance(error, trio.Cancelled):
+            return await self._stack.__aexit__(kind, error, trace)
+        # The block's own error leaves as it is, not inside the group of a nursery it knows nothing of.
         await self._stack.aclose()
+        return None
 
     @staticmethod
     async def _serve_rest(
@@ -255,6 +263,10 @@ class SimulatedExchange:
     def trade(self, ticker: str, taker: Side, size: int) -> None:
         """Let a taker hit the best bid of the other side, for 0.01 contract times `size`."""
         self._steer(self.venue.trade, ticker, taker, size)
+
+    def play(self, frames: Iterable[tuple[int, bytes]]) -> Playback:
+        """Let the books move as recorded ones did: frames, each with its time in Unix milliseconds."""
+        return self._steer(self.venue.play, frames)
 
     def pause(self, ticker: str) -> None:
         """Deactivate a market."""

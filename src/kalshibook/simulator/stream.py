@@ -5,6 +5,7 @@ Besides what a server does it can fail on purpose: cut a connection without a wo
 that nobody notices.
 """
 
+import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import Final, Protocol, final
 import msgspec
 import trio
 
+from kalshibook.errors import SettingsError
 from kalshibook.simulator.auth import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Denied
 from kalshibook.simulator.session import Order, Session
 from kalshibook.simulator.venue import Venue
@@ -121,8 +123,20 @@ class ExchangeStream:
     async def run(
         self, host: str, port: int, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Listen and serve until cancelled."""
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        """
+        Listen and serve until cancelled.
+
+        Raises:
+            SettingsError: the address cannot be listened on.
+        """
+        try:
+            listeners = await trio.open_tcp_listeners(port, host=host)
+        except OSError as error:
+            reason = f"cannot be listened on: {error.strerror or error}"
+            if error.errno == errno.EADDRINUSE:
+                reason = "is in use by another program; stop that or choose another stream.port "
+                reason += "(0 takes a free one)"
+            raise SettingsError(f"port {port} of {host} {reason}") from None
         self.address = listeners[0].socket.getsockname()[:2]
         task_status.started()
         await trio.serve_listeners(self._serve, listeners)

@@ -7,7 +7,7 @@ between them is exactly what the frames queued so far add up to.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Final, final
 
@@ -22,6 +22,7 @@ from kalshibook.simulator.grids import GRIDS
 from kalshibook.simulator.ledger import Fault, FaultKind, FaultLedger
 from kalshibook.simulator.lives import MarketLives
 from kalshibook.simulator.options import SimulatorOptions
+from kalshibook.simulator.playback import Playback
 from kalshibook.simulator.quiet import QuietPond
 from kalshibook.simulator.routing import Routing
 from kalshibook.simulator.session import Session
@@ -90,7 +91,9 @@ class Venue:
         self._dirty: dict[str, ModelMarket] = {}
         self._events: set[str] = set()
         self._quiet_checksum: int | None = None
-        self.lives: Final = MarketLives(options.generator(), self.model, self, start_us=start_us)
+        self.lives: Final = MarketLives(
+            options.generator(), self.model, self, start_us=start_us, is_empty=not options.markets
+        )
         self.faults: Final = FaultInjector(self)
         self.advance(start_us)
 
@@ -199,10 +202,10 @@ class Venue:
     def opened(self, market: ModelMarket, steps: Sequence[Step]) -> None:
         """See an empty book filled."""
         for step in steps:
-            self.changed(market, step, "")
+            self.changed(market, step)
 
-    def changed(self, market: ModelMarket, step: Step, trade_id: str) -> None:
-        """See a level change, and who took it."""
+    def changed(self, market: ModelMarket, step: Step) -> None:
+        """See a level change."""
         ticker, ts_ms = market.ticker, self.now_us // 1_000
         subscriptions = self.depth.of(ticker)
         if subscriptions:
@@ -217,8 +220,6 @@ class Venue:
                         ticker, step.side, price, step.change, ts_ms=ts_ms, market_id=market.market_id
                     )
                 subscription.emit(_OPENING_DELTA, tail, ticker)
-        if trade_id:
-            self._traded(market, step, trade_id)
         if self.tickers:
             self._dirty[ticker] = market
 
@@ -230,7 +231,8 @@ class Venue:
     def turned(self, market: ModelMarket) -> None:
         """Say nothing of what the exchange does not tell."""
 
-    def _traded(self, market: ModelMarket, step: Step, trade_id: str) -> None:
+    def traded(self, market: ModelMarket, step: Step, trade_id: str) -> None:
+        """See a trade."""
         taker: Side = "no" if step.side == "yes" else "yes"
         record = TradeRecord(
             next(self._trade_numbers),
@@ -248,6 +250,8 @@ class Venue:
             tail = trade_tail(market.ticker, trade_id, record.yes_price, record.size, taker, ts_ms=ts_ms)
             for subscription in subscriptions:
                 subscription.emit(_OPENING_TRADE, tail, market.ticker)
+        if self.tickers:
+            self._dirty[market.ticker] = market
 
     def _tell_lifecycle(self, market: ModelMarket, message: dict[str, object], opening: bytes) -> None:
         subscriptions = (self.combos if market.is_combo else self.lifecycles).of("")
@@ -303,6 +307,12 @@ class Venue:
         return sum(checksum_of(TrueBook.of(market, 0)) for market in self.model.untouched())
 
     # Steering.
+
+    def play(self, frames: Iterable[tuple[int, bytes]]) -> Playback:
+        """Let the true books move as recorded ones did; see `Playback`."""
+        playback = Playback(self.lives, frames)
+        self.lives.schedule(self.now_us, playback.course())
+        return playback
 
     def create(
         self,
