@@ -48,7 +48,16 @@ MAY_USE: dict[str, set[str]] = {
         *("confluent_kafka", "cryptography", "httpx", "hypercorn", "msgspec", "prometheus_client"),
         *("quart", "quart_trio", "stamina", "structlog", "trio", "trio_websocket"),
     },
-    "archive": {"confluent_kafka", "duckdb", "httpx", "msgspec", "obstore", "prometheus_client", "psycopg", "pyarrow"},
+    "archive": {
+        "confluent_kafka",
+        "duckdb",
+        "httpx",
+        "msgspec",
+        "obstore",
+        "prometheus_client",
+        "psycopg",
+        "pyarrow",
+    },
 }
 
 # Parts of simulator/ that talk to the network; the exchange itself is driven without a socket or a clock.

@@ -155,6 +155,10 @@ PROOFS = {
     "simulator.fault_every_s": "simulator/test_faults.py::test_lively_does_something_every_few_seconds",
     "simulator.fault_count": "simulator/test_faults.py::test_a_campaign_is_found_without_a_miss",
     "simulator.fault_span": "simulator/test_faults.py::test_a_campaign_is_found_without_a_miss",
+    "gather.poll_seconds": "gather/test_poller.py::test_poll_seconds_is_how_often_each_book_is_asked_for",
+    "gather.poll_share": "gather/test_poller.py::test_poll_share_is_what_polling_leaves_of_the_budget",
+    "gather.audit": "gather/test_audit.py::test_wrong_books_are_incidents_and_healed",
+    "gather.audit_window_s": "gather/test_audit.py::test_audit_window_is_how_old_an_answer_may_be",
     "log.level": "cli/test_logs.py::test_levels",
     "log.format": "cli/test_logs.py::test_console",
 }

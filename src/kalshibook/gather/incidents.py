@@ -56,6 +56,8 @@ class GatherIncidentKind(StrEnum):
     """Kafka does not keep pace: sockets are not read until it does."""
     UNPUBLISHED = "unpublished"
     """Kafka has refused a record for good."""
+    DIVERGED = "diverged"
+    """A book of ours was wrong: the exchange's differs, or a change took away more than was there."""
     PEER = "peer"
     """Another gatherer has lost something, or is silent: its markets were asked for."""
     MOVED = "moved"

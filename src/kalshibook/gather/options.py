@@ -30,6 +30,7 @@ _EXCHANGES: Final = {
 }
 
 _RANGES: Final[dict[str, tuple[float, float]]] = {
+    "audit_window_s": (0.1, 600),
     "backoff_first_s": (0.001, 60),
     "backoff_limit_s": (0.001, 3_600),
     "closed_seconds": (0, 86_400),
@@ -40,6 +41,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "max_markets": (1, 16_000_000),
     "missing_retry_s": (0.1, 86_400),
     "page_markets": (1, 1_000),
+    "poll_seconds": (0, 86_400),
+    "poll_share": (0.01, 1),
     # A read costs ten; with less than that saved up none would ever be sent.
     "read_budget": (10, 1_000_000),
     "reconcile_minutes": (1, 10_080),
@@ -169,6 +172,20 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     state_file: str | None = None
     """File that remembers where the lists were left, so that an interrupted sync goes on from there."""
+
+    # Books over REST.
+
+    poll_seconds: int = 60
+    """How often each active market's book is asked for over REST, if the budget allows; 0 for never."""
+
+    poll_share: float = 0.5
+    """The share of `read_budget` that these calls may take, up to 1."""
+
+    audit: bool = True
+    """Whether such books are compared with our own, which costs half a kilobyte a market."""
+
+    audit_window_s: float = 20.0
+    """How old a book over REST may be, caches included, when it is compared with our own."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

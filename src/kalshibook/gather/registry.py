@@ -194,6 +194,10 @@ class MarketRegistry:
                 yield self._names[number]
             number += 1
 
+    def count(self, status: str) -> int:
+        """Return how many markets are in a status."""
+        return self._by_status[self._codes.get(status, _FREE)]
+
     def status(self, ticker: str) -> str | None:
         """Return the exchange's word for a market, or None for one that is not here."""
         number = self._numbers.get(ticker)

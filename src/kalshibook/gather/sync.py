@@ -103,6 +103,7 @@ class MarketSync:
         follower: who is to gather them.
         options: how often, and where the position is kept.
         on_changed: called for what changes about a market that is gathered.
+        on_removed: called with markets that the follower has given up.
         now_us: the system's clock.
         draw: a number from 0 to 1, for pauses.
     """
@@ -116,6 +117,7 @@ class MarketSync:
         options: GatherOptions,
         *,
         on_changed: Callable[[MarketChanged], None] = lambda _: None,
+        on_removed: Callable[[Sequence[str]], None] = lambda _: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         draw: Callable[[], float] = random.random,
     ) -> None:
@@ -124,6 +126,7 @@ class MarketSync:
         self._selection = selection
         self._follower = follower
         self._on_changed = on_changed
+        self._on_removed = on_removed
         self._now_us = now_us
         self._draw = draw
         self._reconcile_s = options.reconcile_minutes * 60
@@ -219,6 +222,7 @@ class MarketSync:
             # Removals first: they make room on the connections.
             if batch[False]:
                 await self._follower.remove(batch[False])
+                self._on_removed(batch[False])
             if batch[True]:
                 await self._follower.add(batch[True])
             await trio.lowlevel.checkpoint()
