@@ -24,10 +24,12 @@ from kalshibook.wire import (
     Trade,
     WireEvent,
 )
+from kalshibook.wire.gaps import GapRecord
 
 __all__ = [
     "Condition",
     "DeltaRow",
+    "GapRow",
     "Identity",
     "LifecycleRow",
     "Place",
@@ -35,8 +37,10 @@ __all__ = [
     "Side",
     "SnapshotKind",
     "SnapshotRow",
+    "StoredRow",
     "TickerRow",
     "TradeRow",
+    "gap_row",
     "rows_of",
     "rows_of_event",
     "snapshot_row",
@@ -181,7 +185,26 @@ class LifecycleRow(NamedTuple):
     """JSON."""
 
 
+class GapRow(NamedTuple):
+    """A row of `gaps`, which is written when a gap is found and again when it is healed."""
+
+    source: str
+    connection: str
+    sid: int | None
+    gap_id: str
+    channel: str
+    cause: str
+    from_sequence: int | None
+    to_sequence: int | None
+    markets: int
+    tickers: tuple[str, ...]
+    detected_us: int
+    healed_us: int | None
+    how: str | None
+
+
 Row: TypeAlias = DeltaRow | SnapshotRow | TradeRow | TickerRow | LifecycleRow
+StoredRow: TypeAlias = Row | GapRow
 
 _SIDES: Final = {"yes": int(Side.YES), "no": int(Side.NO)}
 _EXCHANGE: Final = int(SnapshotKind.EXCHANGE)
@@ -276,6 +299,25 @@ def snapshot_row(
         tuple(size for _, size in yes),
         tuple(price for price, _ in no),
         tuple(size for _, size in no),
+    )
+
+
+def gap_row(gap: GapRecord) -> GapRow:
+    """Return the row of a record of the gap ledger."""
+    return GapRow(
+        gap.source,
+        gap.connection,
+        gap.sid,
+        gap.id,
+        gap.channel,
+        gap.cause,
+        gap.from_sequence,
+        gap.to_sequence,
+        gap.markets,
+        gap.tickers,
+        gap.detected_us,
+        gap.healed_us,
+        gap.how,
     )
 
 

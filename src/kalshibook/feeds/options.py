@@ -31,7 +31,7 @@ _LONGEST_POLL_MS: Final = 100
 
 # A mask too many hides a mechanism's name; a mask too few puts a password into a log.
 _SECRET: Final = re.compile(
-    r"password|passphrase|secret|token|credential|key|pem|auth|jaas|\bsasl", re.IGNORECASE
+    r"password|passphrase|secret|token|credential|dsn|key|pem|auth|jaas|\bsasl", re.IGNORECASE
 )
 
 

@@ -101,9 +101,9 @@ BEGIN
     END IF;
 END $$;
 
--- Make the partition that holds a moment, if it is missing, and return whether it was. Ranges are aligned to the
--- chunk size, and cut where a partition of another size lies already.
-CREATE FUNCTION archive_ensure_chunk(which text, moment timestamptz) RETURNS boolean
+-- Make the partition that holds a moment, if it is missing, and return its range. Ranges are aligned to the chunk
+-- size, and cut where a partition of another size lies already. A hypertable looks after itself: all time is its range.
+CREATE FUNCTION archive_ensure_chunk(which text, moment timestamptz, OUT from_us bigint, OUT to_us bigint)
 LANGUAGE plpgsql AS $$
 DECLARE
     size bigint;
@@ -111,29 +111,40 @@ DECLARE
     upper_at timestamptz;
     chunk text;
 BEGIN
-    -- A hypertable looks after itself. Asked of the table, because the extension may have come after it.
+    -- Asked of the table, because the extension may have come after it.
     IF (SELECT relkind FROM pg_class WHERE oid = which::regclass) <> 'p' THEN
-        RETURN false;
+        from_us := -9223372036854775808;
+        to_us := 9223372036854775807;
+        RETURN;
     END IF;
-    IF EXISTS (SELECT FROM chunks c WHERE c.series = which AND c.from_at <= moment AND moment < c.to_at) THEN
-        RETURN false;
+    SELECT c.from_at, c.to_at INTO lower_at, upper_at FROM chunks c
+        WHERE c.series = which AND c.from_at <= moment AND moment < c.to_at;
+    IF NOT FOUND THEN
+        -- Two writers that need the same partition make it one after the other; the second finds it.
+        SELECT s.chunk_s INTO STRICT size FROM time_series s WHERE s.name = which FOR UPDATE;
+        SELECT c.from_at, c.to_at INTO lower_at, upper_at FROM chunks c
+            WHERE c.series = which AND c.from_at <= moment AND moment < c.to_at;
     END IF;
-    -- Two writers that need the same partition make it one after the other; the second finds it.
-    SELECT s.chunk_s INTO STRICT size FROM time_series s WHERE s.name = which FOR UPDATE;
-    IF EXISTS (SELECT FROM chunks c WHERE c.series = which AND c.from_at <= moment AND moment < c.to_at) THEN
-        RETURN false;
+    IF NOT FOUND THEN
+        lower_at := to_timestamp(floor(extract(epoch FROM moment) / size) * size);
+        upper_at := lower_at + make_interval(secs => size);
+        lower_at := greatest(
+            lower_at, (SELECT max(c.to_at) FROM chunks c WHERE c.series = which AND c.to_at <= moment)
+        );
+        upper_at := least(
+            upper_at, (SELECT min(c.from_at) FROM chunks c WHERE c.series = which AND c.from_at > moment)
+        );
+        chunk := which || to_char(lower_at AT TIME ZONE 'UTC', '_YYYYMMDD_HH24MISS');
+        -- Attached afterwards, because CREATE TABLE ... PARTITION OF waits for every reader of the whole series,
+        -- and lets nobody else in meanwhile.
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', chunk, which);
+        EXECUTE format(
+            'ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', which, chunk, lower_at, upper_at
+        );
+        INSERT INTO chunks VALUES (chunk, which, lower_at, upper_at);
     END IF;
-    lower_at := to_timestamp(floor(extract(epoch FROM moment) / size) * size);
-    upper_at := lower_at + make_interval(secs => size);
-    lower_at := greatest(lower_at, (SELECT max(c.to_at) FROM chunks c WHERE c.series = which AND c.to_at <= moment));
-    upper_at := least(upper_at, (SELECT min(c.from_at) FROM chunks c WHERE c.series = which AND c.from_at > moment));
-    chunk := which || to_char(lower_at AT TIME ZONE 'UTC', '_YYYYMMDD_HH24MISS');
-    -- Attached afterwards, because CREATE TABLE ... PARTITION OF waits for every reader of the whole series, and
-    -- lets nobody else in meanwhile.
-    EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING DEFAULTS INCLUDING CONSTRAINTS)', chunk, which);
-    EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)', which, chunk, lower_at, upper_at);
-    INSERT INTO chunks VALUES (chunk, which, lower_at, upper_at);
-    RETURN true;
+    from_us := (extract(epoch FROM lower_at) * 1000000)::bigint;
+    to_us := (extract(epoch FROM upper_at) * 1000000)::bigint;
 END $$;
 
 -- Commit order. A sequence alone does not give it: a number drawn early may be committed late. A reader takes only
