@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "http": {"store", "wire", *PURE},
     "stream": {"store", "wire", *PURE},
     "simulator": {"http", "store", "stream", "wire", *PURE},
-    "gather": {"feeds", "store", "wire", *PURE},
+    "gather": {"feeds", "http", "store", "wire", *PURE},
     "archive": {"feeds", "store", "wire", *PURE},
 }
 

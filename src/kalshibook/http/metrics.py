@@ -47,21 +47,18 @@ market.
 In a scrape the names of counters end in ``_total``, as Prometheus wants them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from kalshibook.http.context import Context
+from kalshibook.http.scrape import CONTENT_TYPE, counter, gauge, labelled, scrape
 from kalshibook.http.traffic import BUCKETS_S
 from kalshibook.store import Pulse, SourceStatistics
 
 __all__ = ["CONTENT_TYPE", "render"]
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _FEED_COUNTERS: Final = (
     ("records", "records", "Records read."),
@@ -75,52 +72,39 @@ _FEED_COUNTERS: Final = (
 
 def render(context: Context) -> bytes:
     """Return all metrics as text; from any thread."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collected(context))
-    return generate_latest(registry)
+    return scrape(lambda: _collect(context))
 
 
-class _Collected(Collector):
-    def __init__(self, context: Context) -> None:
-        self._context = context
-
-    def describe(self) -> Iterable[Metric]:
-        """Spare the registry a scrape at registration."""
-        return ()
-
-    def collect(self) -> Iterator[Metric]:
-        """Read every counter once."""
-        context = self._context
-        yield _gauge("up_seconds", "Time since this server was made.", context.uptime_ms() / 1_000)
-        yield from _of_store(context)
-        yield from _of_feeds(context)
-        yield _labelled(
-            GaugeMetricFamily, "stream", "Counts of the stream server.", "name", context.stream().items()
-        )
-        yield from _of_http(context)
+def _collect(context: Context) -> Iterator[Metric]:
+    """Read every counter once."""
+    yield gauge("up_seconds", "Time since this server was made.", context.uptime_ms() / 1_000)
+    yield from _of_store(context)
+    yield from _of_feeds(context)
+    yield labelled(
+        GaugeMetricFamily, "stream", "Counts of the stream server.", "name", context.stream().items()
+    )
+    yield from _of_http(context)
 
 
 def _of_store(context: Context) -> Iterator[Metric]:
     cut, statistics = context.store.cut(), context.store.statistics()
     counts = cut.counts
     conditions = [(name, getattr(counts, name)) for name in counts.__struct_fields__]
-    yield _gauge("ready", "1 when the feed has caught up.", cut.ready)
-    yield _counter("store_version", "Versions of the store so far.", cut.version)
-    yield _labelled(
-        GaugeMetricFamily, "markets", "Markets by condition of our copy.", "condition", conditions
-    )
+    yield gauge("ready", "1 when the feed has caught up.", cut.ready)
+    yield counter("store_version", "Versions of the store so far.", cut.version)
+    yield labelled(GaugeMetricFamily, "markets", "Markets by condition of our copy.", "condition", conditions)
     outcomes, incidents = statistics.outcomes.items(), statistics.incidents.items()
-    yield _labelled(CounterMetricFamily, "messages", "Messages by how they ended.", "outcome", outcomes)
-    yield _labelled(CounterMetricFamily, "incidents", "Incidents by kind.", "kind", incidents)
-    yield _counter("off_grid_changes", "Changes at a price off the market's known grid.", statistics.off_grid)
-    yield _counter("empty_snapshots", "Snapshots without a level.", statistics.empty_snapshots)
+    yield labelled(CounterMetricFamily, "messages", "Messages by how they ended.", "outcome", outcomes)
+    yield labelled(CounterMetricFamily, "incidents", "Incidents by kind.", "kind", incidents)
+    yield counter("off_grid_changes", "Changes at a price off the market's known grid.", statistics.off_grid)
+    yield counter("empty_snapshots", "Snapshots without a level.", statistics.empty_snapshots)
     offsets = [(str(partition), offset) for partition, offset in cut.offsets.items()]
-    yield _labelled(GaugeMetricFamily, "next_offset", "Next offset to consume.", "partition", offsets)
+    yield labelled(GaugeMetricFamily, "next_offset", "Next offset to consume.", "partition", offsets)
     yield from _of_sources(statistics.sources)
-    yield _gauge("change_readers", "Open readers of changes.", statistics.readers)
-    yield _counter("conflated_changes", "Changes folded for slow readers.", statistics.conflated)
-    yield _counter("lost_notices", "Notices dropped for slow readers.", statistics.lost_notices)
-    yield _gauge("c_vector", "1 when pyrsistent runs its C vector.", statistics.has_c_vector)
+    yield gauge("change_readers", "Open readers of changes.", statistics.readers)
+    yield counter("conflated_changes", "Changes folded for slow readers.", statistics.conflated)
+    yield counter("lost_notices", "Notices dropped for slow readers.", statistics.lost_notices)
+    yield gauge("c_vector", "1 when pyrsistent runs its C vector.", statistics.has_c_vector)
 
 
 def _of_sources(sources: Sequence[SourceStatistics]) -> Iterator[Metric]:
@@ -135,13 +119,13 @@ def _of_sources(sources: Sequence[SourceStatistics]) -> Iterator[Metric]:
         ),
         ("last_alive_seconds", "Its last sign of life, Unix.", alive),
     ):
-        yield _labelled(GaugeMetricFamily, f"source_{name}", text, "source", values)
+        yield labelled(GaugeMetricFamily, f"source_{name}", text, "source", values)
 
 
 def _of_feeds(context: Context) -> Iterator[Metric]:
     feeds = context.feeds()
     ok = [(feed.name, feed.ok) for feed in feeds]
-    yield _labelled(GaugeMetricFamily, "feed_ok", "1 when caught up, connected and not silent.", "feed", ok)
+    yield labelled(GaugeMetricFamily, "feed_ok", "1 when caught up, connected and not silent.", "feed", ok)
     state = GaugeMetricFamily(
         "kalshibook_feed_state", "1 for the state that the feed is in.", labels=["feed", "state"]
     )
@@ -149,16 +133,16 @@ def _of_feeds(context: Context) -> Iterator[Metric]:
         state.add_metric([feed.name, str(feed.state)], 1)
     yield state
     lags = [(feed.name, feed.lag) for feed in feeds if feed.lag is not None]
-    yield _labelled(GaugeMetricFamily, "feed_lag_records", "Records still to be read.", "feed", lags)
+    yield labelled(GaugeMetricFamily, "feed_lag_records", "Records still to be read.", "feed", lags)
     queued = [(feed.name, feed.queued) for feed in feeds]
-    yield _labelled(GaugeMetricFamily, "feed_queued_records", "Records fetched ahead.", "feed", queued)
+    yield labelled(GaugeMetricFamily, "feed_queued_records", "Records fetched ahead.", "feed", queued)
     last = [(feed.name, feed.last_record_us / 1e6) for feed in feeds if feed.last_record_us is not None]
-    yield _labelled(
+    yield labelled(
         GaugeMetricFamily, "feed_last_record_seconds", "When the last record was read, Unix.", "feed", last
     )
     for attribute, name, text in _FEED_COUNTERS:
         values = [(feed.name, getattr(feed, attribute)) for feed in feeds]
-        yield _labelled(CounterMetricFamily, f"feed_{name}", text, "feed", values)
+        yield labelled(CounterMetricFamily, f"feed_{name}", text, "feed", values)
 
 
 def _of_http(context: Context) -> Iterator[Metric]:
@@ -177,29 +161,8 @@ def _of_http(context: Context) -> Iterator[Metric]:
         buckets=list(zip(bounds, totals, strict=True)),
         sum_value=traffic.seconds,
     )
-    yield _counter("http_not_modified", "Bulk requests answered with 304.", traffic.not_modified)
-    yield _counter("http_compressed", "Bulk answers compressed on request.", traffic.compressed)
-    yield _gauge("http_fragments_kept", "Encoded markets kept for reuse.", len(fragments))
-    yield _counter("http_fragments_encoded", "Encoded markets made.", fragments.encoded)
-    yield _counter("http_fragments_reused", "Encoded markets reused.", fragments.reused)
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(f"kalshibook_{name}", text, value=value)
-
-
-def _counter(name: str, text: str, value: float) -> Metric:
-    return CounterMetricFamily(f"kalshibook_{name}", text, value=value)
-
-
-def _labelled(
-    family: type[GaugeMetricFamily] | type[CounterMetricFamily],
-    name: str,
-    text: str,
-    label: str,
-    values: Iterable[tuple[str, float]],
-) -> Metric:
-    metric = family(f"kalshibook_{name}", text, labels=[label])
-    for value_of_label, value in values:
-        metric.add_metric([value_of_label], value)
-    return metric
+    yield counter("http_not_modified", "Bulk requests answered with 304.", traffic.not_modified)
+    yield counter("http_compressed", "Bulk answers compressed on request.", traffic.compressed)
+    yield gauge("http_fragments_kept", "Encoded markets kept for reuse.", len(fragments))
+    yield counter("http_fragments_encoded", "Encoded markets made.", fragments.encoded)
+    yield counter("http_fragments_reused", "Encoded markets reused.", fragments.reused)

@@ -16,8 +16,9 @@ from kalshibook.http.answers import (
 from kalshibook.http.context import Context, json_response, page_limit
 from kalshibook.http.errors import ApiError, ErrorBody
 from kalshibook.http.health import feed_answer, reasons_against
-from kalshibook.http.metrics import CONTENT_TYPE, render
+from kalshibook.http.metrics import render
 from kalshibook.http.queries import IncidentsQuery, NoQuery, read_query
+from kalshibook.http.scrape import CONTENT_TYPE
 
 __all__ = ["operations_blueprint"]
 
