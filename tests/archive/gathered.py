@@ -101,14 +101,14 @@ def store_gaps(dsn: str, gaps: Iterable[GapRecord]) -> None:
             source_id = _source(connection, gap.source)
             connection.execute(
                 "INSERT INTO gaps (gap_id, detected_at, detected_us, healed_us, from_sequence, to_sequence,"
-                " connection_id, sid, markets, source_id, channel, how, tickers)"
-                f" VALUES (%s, {_AT}, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+                " connection_id, sid, markets, source_id, channel, cause, how, tickers)"
+                f" VALUES (%s, {_AT}, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
                 " ON CONFLICT (gap_id) DO UPDATE SET healed_us = excluded.healed_us, how = excluded.how,"
                 " ingest = nextval('ingest_order'), xid = pg_current_xact_id()",
                 [
                     *(gap.id, gap.detected_us, gap.detected_us, gap.healed_us, gap.from_sequence),
                     *(gap.to_sequence, _connection(connection, source_id, gap.connection), gap.sid),
-                    *(gap.markets, source_id, gap.channel, gap.how, list(gap.tickers)),
+                    *(gap.markets, source_id, gap.channel, gap.cause, gap.how, list(gap.tickers)),
                 ],
             )
 

@@ -307,10 +307,11 @@ _GAPS: Final = f"""
     WITH done AS (
         INSERT INTO gaps AS known
             (gap_id, detected_at, detected_us, healed_us, from_sequence, to_sequence, connection_id, sid,
-             markets, source_id, channel, how, tickers, since_us)
+             markets, source_id, channel, cause, how, tickers, since_us)
         SELECT DISTINCT ON (s.gap_id)
             s.gap_id, {_at("s.received_us")}, s.received_us, s.healed_us, s.from_sequence, s.to_sequence,
-            c.connection_id, s.sid, s.markets, p.source_id, s.channel, s.how, s.tickers, s.since_us
+            c.connection_id, s.sid, s.markets, p.source_id, s.channel, s.cause, s.how, s.tickers,
+            s.since_us
         FROM staged_gaps AS s {_SOURCES}
         LEFT JOIN origins AS n ON n.origin = s.origin AND n.connection_id = s.connection_id
         LEFT JOIN connections AS c ON c.source_id = p.source_id AND c.name = n.name
@@ -458,6 +459,7 @@ MERGES: Final = (
             "to_sequence": "bigint",
             "markets": "integer",
             "channel": "text",
+            "cause": "text",
             "how": "text",
             "tickers": "text[]",
             "since_us": "bigint",

@@ -152,6 +152,7 @@ LAYOUTS: Final = {
                 "markets": pa.int32(),
                 "source_id": pa.int16(),
                 "channel": pa.string(),
+                "cause": pa.string(),
                 "how": pa.string(),
                 "tickers": pa.list_(pa.string()),
             },

@@ -14,10 +14,11 @@ from typing import Protocol
 
 import msgspec
 
+from kalshibook.archive.gaps import Coverage
 from kalshibook.store import EMPTY_LADDER, Activity, Book, Condition, Ladder, Market, Stamps
 from kalshibook.wire import Side
 
-__all__ = ["Archive", "KnownChange", "KnownSnapshot", "Lost", "Sum", "book_from", "counted_after", "sums"]
+__all__ = ["Archive", "KnownChange", "KnownSnapshot", "Sum", "book_from", "counted_after", "sums"]
 
 
 class KnownSnapshot(msgspec.Struct, frozen=True):
@@ -44,14 +45,6 @@ class KnownChange(msgspec.Struct, frozen=True):
     places: tuple[tuple[Hashable, int], ...]
 
 
-class Lost(msgspec.Struct, frozen=True):
-    """A stretch in which something may be missing."""
-
-    from_us: int
-    until_us: int
-    reason: str
-
-
 class Sum(msgspec.Struct, frozen=True):
     """What was added to one level in all."""
 
@@ -65,14 +58,14 @@ class Sum(msgspec.Struct, frozen=True):
 class Archive(Protocol):
     """What books are rebuilt from: a database, or Parquet files."""
 
-    def snapshot_before(self, ticker: str, at_us: int) -> KnownSnapshot | None:
-        """Return the last snapshot up to a time, or None."""
+    def snapshots_before(self, ticker: str, at_us: int) -> Sequence[KnownSnapshot]:
+        """Return the last snapshots up to a time, the latest first; none of another kind than books."""
 
     def sums_after(self, snapshot: KnownSnapshot, at_us: int) -> Sequence[Sum]:
         """Return what was added since a snapshot, up to and including a time."""
 
-    def lost_between(self, ticker: str, from_us: int, until_us: int) -> Sequence[Lost]:
-        """Return the stretches known to be incomplete that overlap with this one."""
+    def coverage(self, ticker: str, from_us: int, until_us: int) -> Coverage:
+        """Return who watched a market in a stretch of time."""
 
 
 def counted_after(snapshot: KnownSnapshot, change: KnownChange) -> int:
@@ -110,11 +103,13 @@ def book_from(archive: Archive, ticker: str, at_us: int) -> Book:
     each level's last change, or of the snapshot.
     """
     market = Market(ticker, 0)
-    snapshot = archive.snapshot_before(ticker, at_us)
-    if snapshot is None:
+    candidates = archive.snapshots_before(ticker, at_us)
+    if not candidates:
         return _book(market, EMPTY_LADDER, EMPTY_LADDER, Condition.AWAITING, None, None)
+    coverage = archive.coverage(ticker, candidates[-1].at_us, at_us)
+    snapshot = next((one for one in candidates if not _doubted(coverage, one)), candidates[0])
     added = archive.sums_after(snapshot, at_us)
-    doubts = [lost.reason for lost in archive.lost_between(ticker, snapshot.at_us, at_us)]
+    doubts = [lost.reason for lost in coverage.lost(snapshot.at_us, at_us)]
     sides: dict[Side, Ladder] = {}
     both: tuple[tuple[Side, tuple[tuple[int, int], ...]], ...] = (("yes", snapshot.yes), ("no", snapshot.no))
     for side, levels in both:
@@ -131,6 +126,11 @@ def book_from(archive: Archive, ticker: str, at_us: int) -> Book:
     return _book(
         market, sides["yes"], sides["no"], condition, "; ".join(doubts) or None, _stamps(last_us, at_us)
     )
+
+
+def _doubted(coverage: Coverage, snapshot: KnownSnapshot) -> bool:
+    # A change that its stream lost just behind it cannot be placed before or after it.
+    return any(coverage.doubted(stream, snapshot.at_us) for stream, _ in snapshot.places)
 
 
 def _ladder(sizes: dict[int, int], times: dict[int, int], at_us: int) -> Ladder:
