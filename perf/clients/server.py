@@ -127,7 +127,7 @@ class MeasuredServer:
         while (records := self.feed.health().records) < count:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{records} of {count} records after {_WAIT_S} s")
-            time.sleep(0.005)
+            time.sleep(_LOOK_S)
         return {"seconds": time.perf_counter() - started}
 
     def wait_no_clients(self) -> None:
