@@ -91,17 +91,11 @@ class ConflatingSubscription(Subscription[Latest]):
             self._write_sweeps(writer)
         if writer.is_full:
             return True
-        pending, opening, stamp = self._pending, self._bodies.opening, writer.stamp
-        add, next_head = writer.add, self.next_head
-        written = 0
-        for item in pending.values():
-            tail = item.body.tail
-            if item.merged > 1:
-                note = b'"merged":%d,"since_ms":%d,' % (item.merged, item.since_us // 1_000)
-                tail = MESSAGE_OPENING + note + tail[len(MESSAGE_OPENING) :]
-            written += 1
-            if add(opening, next_head(stamp), tail):
-                break
+        pending = self._pending
+        written = writer.add_all(
+            self.next_heads(self._bodies.opening, writer.stamp), map(_tail, pending.values())
+        )
+        self.took(written)
         if written == len(pending):
             # A new dict, not clear(): the old one may have grown to the number of all markets.
             self._pending = {}
@@ -186,6 +180,14 @@ class ConflatingSubscription(Subscription[Latest]):
 
     def _clear(self) -> None:
         self._floors, self._pending, self._sweeps = {}, {}, {}
+
+
+def _tail(item: Latest) -> bytes:
+    tail = item.body.tail
+    if item.merged <= 1:
+        return tail
+    note = b'"merged":%d,"since_ms":%d,' % (item.merged, item.since_us // 1_000)
+    return MESSAGE_OPENING + note + tail[len(MESSAGE_OPENING) :]
 
 
 class _Sweep(NamedTuple):

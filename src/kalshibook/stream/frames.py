@@ -1,5 +1,6 @@
 """Many WebSocket frames for one client, put together for one write."""
 
+from collections.abc import Iterable
 from typing import Final
 
 from kalshibook.store import Book, BookStore, Cut
@@ -103,6 +104,29 @@ class FrameWriter:
         self.size = size = self.size + len(header) + length
         self.frames += 1
         return size >= self._limit_bytes
+
+    def add_all(self, heads: Iterable[bytes], tails: Iterable[bytes]) -> int:
+        """
+        Append one text frame for each head and tail, up to the limit; return how many.
+
+        Args:
+            heads: the openings in them too; one may be taken more than are used.
+            tails: one for each.
+        """
+        # The innermost loop of the server, once per frame and client: all in local names.
+        parts, size, limit = self._parts, self.size, self._limit_bytes
+        count = 0
+        for head, tail in zip(heads, tails, strict=False):
+            length = len(head) + len(tail)
+            header = _USUAL[length] if length < _USUAL_LIMIT else _frame_header(length)
+            parts += (header, head, tail)
+            size += len(header) + length
+            count += 1
+            if size >= limit:
+                break
+        self.size = size
+        self.frames += count
+        return count
 
     def joined(self) -> bytes:
         """Return all frames."""

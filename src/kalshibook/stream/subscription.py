@@ -6,7 +6,8 @@ taken none, so no client ever sees a gap that is not one.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import count, repeat
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kalshibook.store import Cut
@@ -64,6 +65,18 @@ class Subscription(ABC, Generic[I]):
             return self._head + stamp
         self._seq += 1
         return b"%b%d%b" % (self._head, self._seq, stamp)
+
+    def next_heads(self, opening: bytes, stamp: bytes) -> Iterator[bytes]:
+        """Return the heads of the next frames, each behind the opening; `took` tells how many were used."""
+        head = opening + self._head
+        if not self._is_sequenced:
+            return repeat(head + stamp)
+        return map((head + b"%d" + stamp).__mod__, count(self._seq + 1))
+
+    def took(self, heads: int) -> None:
+        """Count the heads that were used of `next_heads`."""
+        if self._is_sequenced:
+            self._seq += heads
 
     def count_command(self, now_us: int) -> int:
         """Count a command that names this subscription; return how many this second has seen."""
