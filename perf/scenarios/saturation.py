@@ -11,6 +11,7 @@ from perf.stage import Stage, per_unit_us, staged
 
 _CLIENTS = 50
 _LIMIT_MS = 25.0
+_PAUSE_S = 0.015
 
 
 def run(context: Context) -> ScenarioResult:
@@ -79,7 +80,7 @@ def _drain(stage: Stage, changes: int) -> dict[str, Any]:
     sockets.tell("read", seconds=changes / 20_000, quiet=1.0)
     # Alone it would be through after this many seconds; the requests end before the topic does.
     seconds = changes / 100_000
-    requests.tell("repeat", path="/v1/tops?tickers=KXPERF-26DEC01-T000000", seconds=seconds, pause_s=0.005)
+    requests.tell("repeat", path="/v1/tops?tickers=KXPERF-26DEC01-T000000", seconds=seconds, pause_s=_PAUSE_S)
     server.ask("start_feed")
     applied = server.ask("wait_applied", count=total)
     after = server.ask("usage")

@@ -57,6 +57,10 @@ def test_it_grows_over_every_storey(length: int) -> None:
     assert length == len(vector)
     assert list(range(length)) == list(vector)
     assert all(vector[number] == number for number in range(length))
+    some = [*range(0, length, 97)]
+    assert some == vector.many(some)
+    with pytest.raises(IndexError):
+        vector.many([length])
     with pytest.raises(IndexError):
         vector[length]
     with pytest.raises(IndexError):

@@ -8,6 +8,7 @@ from quart_schema import tag_blueprint
 from quart_trio import QuartTrio
 
 from kalshibook.http.books import books_blueprint
+from kalshibook.http.bulk import Bulk
 from kalshibook.http.context import Context
 from kalshibook.http.errors import install_error_handlers
 from kalshibook.http.health import FeedReport
@@ -16,7 +17,7 @@ from kalshibook.http.openapi import install_openapi
 from kalshibook.http.operations import operations_blueprint
 from kalshibook.http.options import HttpOptions
 from kalshibook.http.pages import pages_blueprint
-from kalshibook.http.tops import tops_blueprint
+from kalshibook.http.tops import TopsShortcut, tops_blueprint
 from kalshibook.http.traffic import Traffic
 from kalshibook.store import BookStore
 
@@ -48,10 +49,11 @@ def make_app(
     context = Context(
         store, options, feeds=feeds, stream_statistics=stream_statistics, now_us=now_us or _system_clock
     )
+    bulk = Bulk(context)
     install_error_handlers(app)
     install_openapi(app)
     for tag, blueprint in (
-        ("books", tops_blueprint(context)),
+        ("books", tops_blueprint(bulk)),
         ("books", books_blueprint(context)),
         ("Kalshi's shape", kalshi_blueprint(context)),
         ("operation", operations_blueprint(context)),
@@ -60,6 +62,8 @@ def make_app(
         tag_blueprint(blueprint, [tag])
         app.register_blueprint(blueprint)
     _count_traffic(app, context.traffic)
+    shortcut = TopsShortcut(app.asgi_app, bulk, context.traffic, options.max_body_bytes)
+    app.asgi_app = shortcut  # type: ignore[assignment, method-assign]  # as Quart wants middleware installed
     return app
 
 

@@ -16,7 +16,7 @@ from typing import Self, TypeAlias
 import msgspec
 
 from kalshibook.store.book import Book
-from kalshibook.wire import EventFrame, MarketLifecycle, Trade, WireEvent
+from kalshibook.wire import BookDelta, EventFrame, MarketLifecycle, Trade, WireEvent
 
 __all__ = ["Change", "ChangeBatch", "ChangeReader", "FoldedChanges", "Notice", "Readiness"]
 
@@ -57,6 +57,20 @@ class ChangeBatch(msgspec.Struct, frozen=True):
     """How many trades, lifecycle and event messages were dropped since the last batch."""
 
 
+class _Run:
+    """Consecutive changes of one market."""
+
+    __slots__ = ("first", "last", "merged")
+
+    def __init__(self, first: Change) -> None:
+        self.first = self.last = first
+        self.merged = first.merged
+
+    def folded(self) -> Change:
+        first, last = self.first, self.last
+        return first if last is first else Change(first.old, last.new, None, self.merged, last.version)
+
+
 class FoldedChanges:
     """
     Changes folded to one a market, whose old book is the first and whose new book the newest.
@@ -66,7 +80,7 @@ class FoldedChanges:
     """
 
     def __init__(self) -> None:
-        self._changes: dict[int, Change] = {}
+        self._runs: dict[int, _Run] = {}
         self._readiness: Readiness | None = None
         self.conflated = 0
         """How many changes were folded into others."""
@@ -75,31 +89,37 @@ class FoldedChanges:
 
     def add(self, notices: Iterable[Notice]) -> None:
         """Fold in what came later."""
-        changes = self._changes
+        runs = self._runs
+        conflated = 0
         for notice in notices:
             if isinstance(notice, Change):
                 number = notice.new.market.number
-                first = changes.get(number)
-                if first is None:
-                    changes[number] = notice
+                run = runs.get(number)
+                if run is None:
+                    runs[number] = _Run(notice)
                     continue
-                self.lost += _is_lost(first.event) + _is_lost(notice.event)
-                merged = first.merged + notice.merged
-                changes[number] = Change(first.old, notice.new, None, merged, notice.version)
-                self.conflated += 1
+                if run.last is run.first:
+                    self.lost += _is_lost(run.first.event)
+                # Nearly all are: a reader that is slow folds every change, so that each call counts.
+                if type(notice.event) is not BookDelta:
+                    self.lost += _is_lost(notice.event)
+                run.last = notice
+                run.merged += notice.merged
+                conflated += 1
             elif isinstance(notice, Readiness):
                 self._readiness = notice
             else:
                 self.lost += 1
+        self.conflated += conflated
 
     def __len__(self) -> int:
         """Count what is left."""
-        return len(self._changes) + (self._readiness is not None)
+        return len(self._runs) + (self._readiness is not None)
 
     def notices(self) -> list[Notice]:
         """Return what is left, in the order in which the markets first changed."""
         readiness = () if self._readiness is None else (self._readiness,)
-        return [*self._changes.values(), *readiness]
+        return [*(run.folded() for run in self._runs.values()), *readiness]
 
 
 class ChangeReader:
@@ -263,6 +283,4 @@ class ChangeReader:
 
 
 def _is_lost(event: WireEvent | None) -> bool:
-    # Not isinstance of a union, which costs more than all else here: a slow reader folds every change.
-    kind = type(event)
-    return kind is Trade or kind is MarketLifecycle
+    return isinstance(event, Trade | MarketLifecycle)

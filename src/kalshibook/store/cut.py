@@ -156,9 +156,26 @@ class Cut(Mapping[str, Book]):
         Args:
             tickers: in the order in which the books are wanted; duplicates count once.
         """
-        books = self._version.books
-        numbers, missing = self._directory.split(dict.fromkeys(tickers), books.length)
-        return books.many(numbers), missing
+        numbers, missing = self.numbers(dict.fromkeys(tickers))
+        return self.numbered(numbers), missing
+
+    def numbers(self, tickers: Iterable[str]) -> tuple[list[int], list[str]]:
+        """
+        Return the numbers of the tickers that messages have named, and the other tickers.
+
+        A market keeps its number in all later versions, so who asks for the same ones again and again
+        needs to do this once.
+        """
+        return self._directory.split(tickers, self._version.books.length)
+
+    def numbered(self, numbers: Iterable[int]) -> list[Book]:
+        """
+        Return the books of many markets by their numbers, in their order.
+
+        Raises:
+            IndexError: a market is not known in this version.
+        """
+        return self._version.books.many(numbers)
 
     def tops(self, tickers: Iterable[str]) -> Tops:
         """Return the tops of the named markets, duplicates once, unknown ones in `missing`."""

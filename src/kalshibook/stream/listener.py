@@ -37,10 +37,12 @@ _LEAST_PART: Final = 10
 # Written after so many changes that few are out of date by then.
 _ROUTED_AT_ONCE: Final = 2_000
 
-# While the store is behind: how soon it is noticed that it has caught up, and how many changes are
-# folded between two looks at the clock.
-_LOOK_S: Final = 0.05
-_FOLDED_AT_ONCE: Final = 500
+# While the store is behind: how soon it is noticed that it has caught up, how many times as long as
+# writing to all clients the pause after it is, which leaves the feed nine tenths of the interpreter
+# however many clients there are, and how many changes are folded between two looks at the clock.
+_LOOK_S: Final = 0.02
+_PAUSES_EACH: Final = 9
+_FOLDED_AT_ONCE: Final = 1_000
 
 _QUIET: Final = frozenset({Cause.CLIENT, Cause.STOP})
 
@@ -164,6 +166,7 @@ class StreamServer:
         return counts
 
     async def _deliver(self, changes: Changes) -> None:
+        pause_s = 0.0
         async for first in changes:
             self._slice.begin()
             # All that waits goes out in one round, however many batches it is.
@@ -171,21 +174,28 @@ class StreamServer:
                 await self._route(batch)
             await self._rounds.write()
             if self._hub.is_behind and not self._store.ready:
-                await self._deliver_folded(changes)
+                pause_s = await self._deliver_folded(changes, pause_s)
             elif self._options.gather_ms:
                 await changes.gather(self._options.gather_ms / 1_000)
 
-    async def _deliver_folded(self, changes: Changes) -> None:
+    async def _deliver_folded(self, changes: Changes, pause_s: float) -> float:
         """
         Let changes gather for long while the store is behind, and fold them.
 
         Nobody is served by each of a thousand states of the past, and whatever is spent on them
         makes the past last longer. Nothing that cannot be folded is missed: subscriptions to it have
         ended when the store fell behind, and none is opened before it has caught up.
+
+        Args:
+            changes: where they gather.
+            pause_s: how long, at least.
+
+        Returns:
+            How long the next ones should.
         """
         folded = FoldedChanges()
         rest: list[ChangeBatch] = []
-        ends = trio.current_time() + self._options.gather_behind_ms / 1_000
+        ends = trio.current_time() + max(pause_s, self._options.gather_behind_ms / 1_000)
         while (left := ends - trio.current_time()) > 0:
             await changes.gather(min(_LOOK_S, left))
             self._slice.begin()
@@ -197,9 +207,11 @@ class StreamServer:
             for part in (part for batch in batches for part in _parted(batch, _FOLDED_AT_ONCE)):
                 folded.add(part.changes)
                 await self._slice.give_way()
+        began = trio.current_time()
         for batch in (ChangeBatch(folded.notices(), folded.conflated, 0), *rest):
             await self._route(batch)
         await self._rounds.write()
+        return (trio.current_time() - began) * _PAUSES_EACH
 
     async def _route(self, batch: ChangeBatch) -> None:
         routed = 0

@@ -19,7 +19,7 @@ import trio
 
 __all__ = ["TimeSlice", "WriteRounds", "Writes"]
 
-_SLICE_S: Final = 0.001
+_SLICE_S: Final = 0.0005
 
 
 class Writes(Protocol):
