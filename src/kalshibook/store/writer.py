@@ -365,7 +365,7 @@ class StoreWriter:
             return ()
         return (book,)
 
-    def _take_sign(self, event: GathererNotice, arrival: Arrival, offsets: tuple[int, ...]) -> None:
+    def _take_sign(self, event: GathererNotice, arrival: Arrival, offsets: "array[int]") -> None:
         source, partition = arrival.source, arrival.partition
         said_us = next(
             (us for us in (arrival.kafka_us, arrival.published_us, arrival.consumed_us) if us is not None), 0
@@ -377,7 +377,7 @@ class StoreWriter:
         is_past = self._state.version.behind is not None
         self._judge(self.heartbeats.overdue(partition, said_us) if is_past else (), offsets)
 
-    def _judge(self, silences: Sequence[Silence], offsets: tuple[int, ...] | None = None) -> None:
+    def _judge(self, silences: Sequence[Silence], offsets: "array[int] | None" = None) -> None:
         if not silences:
             if offsets is not None:
                 self._doubt((), "", offsets)
@@ -397,7 +397,7 @@ class StoreWriter:
                 partition=found[0][0] if len(found) == 1 else None,
             )
 
-    def _doubt(self, concerned: Iterable[Book], reason: str, offsets: tuple[int, ...] | None = None) -> None:
+    def _doubt(self, concerned: Iterable[Book], reason: str, offsets: "array[int] | None" = None) -> None:
         """Turn live books stale in one version, which is made if there are any or if offsets moved."""
         current = self._state.version
         version = current.number + 1
