@@ -170,6 +170,21 @@ def test_maintenance() -> None:
     assert not exchange.faults.is_on(FaultKind.MAINTENANCE)
 
 
+def test_calm() -> None:
+    """After it nothing is traded and no fault comes by itself, however long one waits."""
+    exchange = venue(messages_per_second=500, markets=5, short_lived=0.0, faults="lively", fault_every_s=0.1)
+    watcher = Watcher(exchange, trusting=True)
+    watcher.ask("subscribe", channels=["trade"])
+    exchange.advance(START_US + 2_000_000)
+    before = (exchange.lives.steps, len(exchange.ledger))
+    assert all(before)
+
+    exchange.calm_down()
+    exchange.stir(100)
+    exchange.advance(START_US + 60_000_000)
+    assert before == (exchange.lives.steps, len(exchange.ledger))
+
+
 def test_nobody_to_harm() -> None:
     """A fault for a connection or a subscription needs one."""
     exchange = venue()

@@ -17,6 +17,7 @@ from kalshibook.cli.descriptors import allow_many_sockets
 from kalshibook.cli.invocation import own_command
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import Flag, with_settings
+from kalshibook.cli.parts import PartOptions, part_options
 from kalshibook.cli.signals import stopped_by_signals
 from kalshibook.collecting import served_collector
 from kalshibook.errors import SettingsError
@@ -51,8 +52,9 @@ _FLAGS: Final = (
     help="Make a key, write its private half to this file, and take signatures by it.",
 )
 @click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="End after so many seconds.")
+@part_options
 @with_settings(*_FLAGS)
-def simulate(loaded: Loaded, *, new_key: Path | None, duration: float | None) -> None:
+def simulate(loaded: Loaded, *, new_key: Path | None, duration: float | None, part: PartOptions) -> None:
     """
     Run a simulated exchange that speaks Kalshi's REST and WebSocket, until Ctrl-C.
 
@@ -72,7 +74,7 @@ def simulate(loaded: Loaded, *, new_key: Path | None, duration: float | None) ->
     tape = Tape(options.recordings, align=True) if options.recordings else None
     allow_many_sockets()
     with served_collector():
-        trio.run(_Run(options, keys, new_key, tape, duration).main)
+        trio.run(_Run(options, keys, new_key, tape, duration, part).main)
 
 
 _NEW_KEY_ID: Final = "simulator"
@@ -110,12 +112,14 @@ class _Run:
         new_key: Path | None,
         tape: Tape | None,
         duration: float | None,
+        part: PartOptions,
     ) -> None:
         self._options = options
         self._keys = keys
         self._new_key = new_key
         self._tape = tape
         self._duration = duration
+        self._part = part
         self._console = Console(soft_wrap=True)
 
     async def main(self) -> None:
@@ -125,8 +129,16 @@ class _Run:
                 exchange.register_key(key_id, pem)
             except ValueError as error:
                 raise SettingsError(f"simulator.keys: {error}") from None
-        async with stopped_by_signals(), exchange:
+        async with stopped_by_signals() as nursery, exchange:
             self._greet(exchange)
+            nursery.start_soon(self._part.watch, nursery.cancel_scope)
+            self._part.announce(
+                {
+                    "rest_url": exchange.rest_url,
+                    "stream_url": exchange.stream_url,
+                    "control_url": exchange.control_url,
+                }
+            )
             if self._tape is not None:
                 exchange.play((frame.received_ms, frame.frame) for frame in self._tape)
             with trio.move_on_after(self._duration or float("inf")):

@@ -468,6 +468,11 @@ def _add_simulator(app: QuartTrio, venue: Venue) -> None:
             raise _error(409, "nothing_to_harm", str(error)) from None
         return _json({"faults": injected}, 201)
 
+    @app.post("/simulator/calm")
+    async def calm() -> Response:
+        venue.calm_down()
+        return _json(venue.checksum())
+
     @app.get("/simulator/status")
     async def simulator_status() -> Response:
         sessions = venue.sessions.values()
