@@ -24,7 +24,7 @@ def postgres_server(
 ) -> Iterator[PostgresServer]:
     """A PostgreSQL of this run."""
     try:
-        server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+        server = PostgresServer()
     except DatabaseUnavailable as missing:
         unavailable(str(missing))
     with server:
@@ -51,7 +51,7 @@ def timescale_server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]
 def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
     """A PostgreSQL that the test may stop and kill."""
     try:
-        server = PostgresServer(tmp_path_factory.mktemp("postgres"))
+        server = PostgresServer()
     except DatabaseUnavailable as missing:
         unavailable(str(missing))
     with server:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -54,14 +55,15 @@ def why_no_postgres() -> str | None:
 class PostgresServer:
     """A server that can be stopped, killed and started again on the same data and the same port."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         """
-        Make a cluster in `folder`; `start` runs it.
+        Make a cluster in `folder`, or in a temporary one; `start` runs it.
 
         Raises:
             DatabaseUnavailable: it is not installed, or the cluster cannot be made.
         """
-        self.folder: Final = folder
+        # Not in pytest's folder, which another run shuts for all users but its own at any moment.
+        self.folder: Final = folder or Path(tempfile.mkdtemp(prefix="kalshibook-postgres-"))
         self.port: Final = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -126,6 +128,11 @@ class PostgresServer:
             start_new_session=True,
         )
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not ended since."""
+        return self._process is not None
+
     def stop(self) -> None:
         """End the server in good order, its clients cut off; one that is not running is no error."""
         self._end(signal.SIGINT)
@@ -145,6 +152,7 @@ class PostgresServer:
         traceback: TracebackType | None,
     ) -> None:
         self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes], log: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -203,7 +211,6 @@ class PostgresServer:
     def _own(self) -> None:
         if os.geteuid() == 0:
             shutil.chown(self.folder, "postgres", "postgres")
-            _open_way_to(self.folder)
 
     def _data(self) -> str:
         return str(self.folder / "data")
@@ -229,13 +236,6 @@ def _programs() -> Path | None:
         if folder.name.isdigit() and int(folder.name) >= OLDEST and (folder / "bin" / "initdb").exists()
     ]
     return max(found)[1] if found else None
-
-
-def _open_way_to(folder: Path) -> None:
-    # pytest makes its temporary folders for their owner only; the server's user has to pass through.
-    for parent in folder.parents:
-        if parent.stat().st_mode & 0o001 == 0:
-            parent.chmod(parent.stat().st_mode | 0o011)
 
 
 def _free_port() -> int:

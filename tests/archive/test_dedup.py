@@ -103,7 +103,7 @@ def test_a_source_that_is_down_holds_up_nobody(
 ) -> None:
     """The others go on while one database is away; when it is back, what only it saw is added."""
     seconds = [0.0]
-    with PostgresServer(tmp_path_factory.mktemp("other")) as other:
+    with PostgresServer() as other:
         dsn = other.create_database()
         stage.sources["a"] = dsn
         migrated(dsn)
@@ -132,7 +132,7 @@ def test_production_that_goes_away_loses_nothing(
     """Killed in the middle of a transaction, production is found again by the same deduplicator."""
     stage = Stage(new_archive)
     stage.store(*everything(6))
-    with PostgresServer(tmp_path_factory.mktemp("other")) as other:
+    with PostgresServer() as other:
         stage.production = other.create_database()
         with psycopg.connect(stage.production) as connection:
             migrate(connection, "production")

@@ -151,6 +151,16 @@ class TestIdentity:
             rows_of_event(event, Identity("g", "c", 1, None, 5))
 
 
+def test_a_snapshot_of_no_subscription_is_an_audit() -> None:
+    """What a gatherer fetches over REST carries its connection, and neither a sid nor a number."""
+    frame = {"type": "orderbook_snapshot", "msg": {"market_ticker": TICKER}}
+    row = row_of(frame, connection="gatherer-1/rest")
+
+    assert isinstance(row, SnapshotRow)
+    assert (SnapshotKind.AUDIT, "gatherer-1/rest", 0) == (row.kind, row.connection, row.sid)
+    assert row.received_us == row.sequence
+
+
 def test_other_frames_make_no_row() -> None:
     """What carries no market data is passed over."""
     assert () == rows_of_event(Other("ok"), Identity("g", "c", 1, 1, 5))

@@ -238,6 +238,9 @@ def rows_of(envelope: Envelope, event: WireEvent, place: Place) -> tuple[Row, ..
     if sequence is None:
         sequence = getattr(envelope.payload, "seq", None)
     connection = envelope.connection
+    if connection is not None and sid is None and sequence is None and type(event) is BookSnapshot:
+        # Of no subscription: its gatherer has fetched it over REST.
+        return rows_of_event(event, Identity(envelope.source, connection, 0, None, received_us))
     if connection is None or sid is None or (sequence is None and type(event) is not Ticker):
         connection, sid, sequence = f"kafka:{place.topic}", place.partition, place.offset
     return rows_of_event(event, Identity(envelope.source, connection, sid, sequence, received_us))
@@ -257,7 +260,7 @@ def rows_of_event(event: WireEvent, identity: Identity) -> tuple[Row, ...]:
     make = _MAKERS.get(type(event))
     if make is None:
         return ()
-    if identity.sequence is None and type(event) is not Ticker:
+    if identity.sequence is None and type(event) not in _UNNUMBERED:
         raise WireError("$.seq", "is missing; without it the frame cannot be told from others")
     return (make(event, identity),)
 
@@ -338,7 +341,12 @@ def _delta(event: BookDelta, at: Identity) -> DeltaRow:
 
 def _snapshot(event: BookSnapshot, at: Identity) -> SnapshotRow:
     return snapshot_row(
-        at, event.ticker, event.yes, event.no, kind=SnapshotKind.EXCHANGE, exchange_us=event.exchange_us
+        at,
+        event.ticker,
+        event.yes,
+        event.no,
+        kind=SnapshotKind.AUDIT if at.sequence is None else SnapshotKind.EXCHANGE,
+        exchange_us=event.exchange_us,
     )
 
 
@@ -402,6 +410,9 @@ def _digest(event: Ticker) -> int:
     digest = hashlib.blake2b(msgspec.msgpack.encode(event), digest_size=8).digest()
     return int.from_bytes(digest, "big", signed=True)
 
+
+# A snapshot without a number was fetched over REST; tickers have none.
+_UNNUMBERED: Final = frozenset({BookSnapshot, Ticker})
 
 _MAKERS: Final[dict[type, Callable[[Any, Identity], Row]]] = {
     BookDelta: _delta,

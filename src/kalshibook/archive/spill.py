@@ -67,7 +67,8 @@ class Spill:
     @property
     def size(self) -> int:
         """Bytes on the disk."""
-        return sum(self._sizes.values())
+        # Copied in one step: it is asked for by other threads too.
+        return sum(list(self._sizes.values()))
 
     @property
     def is_empty(self) -> bool:

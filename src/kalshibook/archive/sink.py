@@ -1,0 +1,129 @@
+"""The archive as a sink of a gatherer: frames go from its sockets into its own database, in one process."""
+
+from collections.abc import Callable
+from typing import Final, Generic, Protocol, TypeVar, final
+
+import msgspec
+
+from kalshibook.archive.entries import Entry
+from kalshibook.archive.options import ArchiveOptions
+from kalshibook.archive.rows import Identity, gap_row, rows_of_event
+from kalshibook.archive.writer import ArchiveWriter, WriterStatistics
+from kalshibook.errors import WireError
+from kalshibook.wire import decode_frame, read_frame
+from kalshibook.wire.gaps import GapRecord, encode_gap
+
+__all__ = ["ArchiveSink", "ReceivedFrame"]
+
+Counts_ = TypeVar("Counts_")
+
+TYPES: Final = frozenset(
+    {
+        "orderbook_snapshot",
+        "orderbook_delta",
+        "trade",
+        "ticker",
+        "market_lifecycle_v2",
+        "multivariate_market_lifecycle",
+        "event_lifecycle",
+        "event_fee_update",
+    }
+)
+
+
+class ReceivedFrame(Protocol):
+    """A frame as a gatherer hands it on."""
+
+    @property
+    def frame(self) -> bytes:
+        """Untouched."""
+
+    @property
+    def connection(self) -> str:
+        """Id of the socket epoch."""
+
+    @property
+    def received_us(self) -> int:
+        """When it was received, microseconds since the epoch."""
+
+    @property
+    def sid(self) -> int | None:
+        """The subscription."""
+
+    @property
+    def sequence(self) -> int | None:
+        """The frame's `seq`."""
+
+
+@final
+class ArchiveSink(Generic[Counts_]):
+    """
+    Stores every frame of a gatherer that carries market data; never drops one to keep going.
+
+    Args:
+        options: the archive's settings.
+        source: the gatherer's name.
+        counts: makes the gatherer's own kind of counts of offered, processed, dropped and waiting.
+    """
+
+    name: Final = "archive"
+
+    def __init__(
+        self, options: ArchiveOptions, source: str, counts: Callable[[int, int, int, int], Counts_]
+    ) -> None:
+        self._source = source
+        self._counts = counts
+        self._writer = ArchiveWriter(options, self._entry_of)
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The frame types that make rows."""
+        return TYPES
+
+    @property
+    def is_full(self) -> bool:
+        """Whether sockets should not be read now."""
+        return self._writer.is_full
+
+    def start(self) -> None:
+        """Begin to write, without waiting for a database."""
+        self._writer.start()
+
+    def offer(self, received: ReceivedFrame) -> None:
+        """Take over a frame."""
+        self._writer.offer(received)
+
+    def record_gap(self, gap: GapRecord) -> None:
+        """Take over a record of the gap ledger, as it is found and again as it heals."""
+        self._writer.offer(gap)
+
+    def notify(self, notice: object) -> None:
+        """Pass over: what a notice says of books, the gap ledger says of rows."""
+
+    def counts(self) -> Counts_:
+        """Return the counts of frames and gaps; from any thread."""
+        found = self._writer.statistics()
+        return self._counts(found.offered, found.processed, found.dropped, found.waiting)
+
+    def statistics(self) -> WriterStatistics:
+        """Return what became of rows, and how much lies in the spill; from any thread."""
+        return self._writer.statistics()
+
+    def stop(self, timeout: float = 30.0) -> bool:
+        """Store or spill what waits, and tell whether that was done within `timeout` seconds."""
+        return self._writer.stop(timeout)
+
+    def _entry_of(self, item: ReceivedFrame | GapRecord) -> Entry | None:
+        if isinstance(item, GapRecord):
+            return Entry(f"gap {item.id}", encode_gap(item), (gap_row(item),))
+        place = f"{self._source}/{item.connection}"
+        try:
+            event = read_frame(decode_frame(item.frame))
+            sid = 0 if item.sid is None else item.sid
+            identity = Identity(self._source, item.connection, sid, item.sequence, item.received_us)
+            rows = rows_of_event(event, identity)
+        except WireError as error:
+            return Entry(place, item.frame, refused=str(error))
+        except (msgspec.MsgspecError, ValueError) as error:
+            return Entry(place, item.frame, refused=f"{type(error).__name__}: {error}")
+        return Entry(place, item.frame, rows) if rows else None
