@@ -50,8 +50,9 @@ def test_recordings_end_in_the_books_that_a_plain_fold_has() -> None:
     folder = Path(__file__).parents[3] / "shared" / "recordings"
     if not folder.is_dir():
         pytest.skip(f"no recordings at {folder}")
+    one = next(path for path in sorted(folder.iterdir()) if path.is_dir())
     exchange = venue(markets=0, subscription_buffer=1_000_000)
-    exchange.play((frame.received_ms, frame.frame) for frame in Tape(folder, align=True))
+    exchange.play((frame.received_ms, frame.frame) for frame in Tape(one, align=True))
     exchange.advance(START_US + 2_000_000)
     watcher = Watcher(exchange)
     tickers = [market.ticker for market in exchange.model.held()]
@@ -59,7 +60,7 @@ def test_recordings_end_in_the_books_that_a_plain_fold_has() -> None:
     for second in range(2, 1_000):
         exchange.advance(START_US + second * 1_000_000)
         watcher.hear()
-    folded = fold(frame.frame for frame in Tape(folder))
+    folded = fold(frame.frame for frame in Tape(one))
     for ticker in tickers:
         mine = watcher.sides(ticker)
         assert {"yes": folded[ticker].levels("yes"), "no": folded[ticker].levels("no")} == mine

@@ -216,6 +216,18 @@ class QuietMarkets(Protocol):
     def bare(self, ordinal: int) -> ModelMarket:
         """Make one without its book."""
 
+    def names(self, ordinal: int) -> tuple[str, str, str]:
+        """Return series, event and ticker of one."""
+
+    def kind(self, ordinal: int) -> tuple[str, bool]:
+        """Return grid and whether it is a combo: all that sets one apart but names and quotes."""
+
+    def title(self, ordinal: int) -> str:
+        """Return what one asks."""
+
+    def tops(self, ordinal: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the best bids of both sides of one, YES and NO, as (price, size)."""
+
     def series(self) -> list[str]:
         """Return the tickers of their series."""
 
@@ -243,6 +255,15 @@ class ExchangeModel:
         self._gone: set[int] = set()
         self._touched: dict[int, ModelMarket] = {}
         self._listed: list[ModelMarket | None] = []
+
+    @property
+    def quiet(self) -> QuietMarkets | None:
+        """The quiet markets, if there are any."""
+        return self._quiet
+
+    def is_quiet(self, ordinal: int) -> bool:
+        """Tell whether a place in the lists is that of a market that never changed."""
+        return 0 <= ordinal < self.quiet_count and ordinal not in self._touched and ordinal not in self._gone
 
     @property
     def quiet_count(self) -> int:
@@ -298,32 +319,24 @@ class ExchangeModel:
         place = ordinal - self.quiet_count
         return self._listed[place] if 0 <= place < len(self._listed) else None
 
-    def untouched(self) -> Iterator[ModelMarket]:
-        """Yield the quiet markets that never changed, made as they are needed."""
-        if self._quiet is None:
-            return
-        for ordinal in range(self._quiet.count):
-            if ordinal not in self._touched and ordinal not in self._gone:
-                yield self._quiet.market(ordinal)
+    def no_longer_quiet(self) -> Iterator[int]:
+        """Yield the places of quiet markets that changed since, or are gone."""
+        yield from self._touched
+        yield from self._gone
 
-    def listed(
-        self, start: int = 0, *, kept_only: bool = False, combos: bool | None = None
-    ) -> Iterator[ModelMarket]:
+    def listed(self, start: int = 0, *, kept_only: bool = False) -> Iterator[ModelMarket]:
         """
         Yield the markets in the order of the lists.
 
         Args:
             start: the ordinal to begin at.
             kept_only: leave out quiet markets that never changed.
-            combos: which quiet markets to look at: only combos, or none; the others are all yielded.
         """
         if self._quiet is not None and start < self._quiet.count:
-            first, last = self._quiet.range_of(combos)
-            first = max(first, start)
             if kept_only:
-                yield from (self._touched[one] for one in sorted(self._touched) if first <= one < last)
+                yield from (self._touched[one] for one in sorted(self._touched) if one >= start)
             else:
-                yield from self._quiet_from(first, last)
+                yield from self._quiet_from(start, self._quiet.count)
         for market in self._listed[max(0, start - self.quiet_count) :]:
             if market is not None:
                 yield market

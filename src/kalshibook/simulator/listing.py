@@ -3,14 +3,14 @@
 import base64
 import binascii
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
 from kalshibook.simulator.exchange import ModelMarket, Status
 from kalshibook.simulator.venue import Venue
 
-__all__ = ["STATUS_FILTERS", "BadQuery", "MarketFilter", "decode_cursor", "encode_cursor", "select"]
+__all__ = ["STATUS_FILTERS", "BadQuery", "MarketFilter", "Page", "decode_cursor", "encode_cursor", "select"]
 
 STATUS_FILTERS: Final = {
     "unopened": frozenset({Status.INITIALIZED}),
@@ -69,9 +69,18 @@ def decode_cursor(cursor: str) -> int:
     return int(number) + 1
 
 
-def select(venue: Venue, wanted: MarketFilter, start: int, limit: int) -> tuple[list[ModelMarket], str]:
+class Page(NamedTuple):
+    """Part of a list of markets."""
+
+    markets: list[ModelMarket | int]
+    """In the order of the list; a quiet market that never changed stands as its place only."""
+    cursor: str
+    """Of the next part; empty at the end."""
+
+
+def select(venue: Venue, wanted: MarketFilter, start: int, limit: int) -> Page:
     """
-    Return a page of markets, and the cursor of the next one, empty at the end.
+    Return a page of markets.
 
     Args:
         venue: whose markets.
@@ -80,13 +89,35 @@ def select(venue: Venue, wanted: MarketFilter, start: int, limit: int) -> tuple[
         limit: how many.
     """
     fits = _judge(wanted, venue.now_us)
-    page: list[ModelMarket] = []
+    page: list[ModelMarket | int] = []
+    last = start - 1
+    if not (wanted.tickers or wanted.event_ticker or wanted.series_ticker):
+        first, end = _quiet_range(venue, wanted, fits)
+        for ordinal in range(max(first, start), end):
+            market = ordinal if venue.model.is_quiet(ordinal) else venue.model.at(ordinal)
+            if market is None or not (isinstance(market, int) or fits(market)):
+                continue
+            if len(page) == limit:
+                return Page(page, encode_cursor(last))
+            page.append(market)
+            last = ordinal
+        start = max(start, end)
     for market in _candidates(venue, wanted, start):
         if fits(market):
             if len(page) == limit:
-                return page, encode_cursor(page[-1].ordinal)
+                return Page(page, encode_cursor(last))
             page.append(market)
-    return page, ""
+            last = market.ordinal
+    return Page(page, "")
+
+
+def _quiet_range(venue: Venue, wanted: MarketFilter, fits: Callable[[ModelMarket], bool]) -> tuple[int, int]:
+    """Return the places of quiet markets that are wanted, all or none: they are alike but for their kind."""
+    quiet = venue.model.quiet
+    if quiet is None:
+        return 0, 0
+    first, end = quiet.range_of(wanted.combos)
+    return (first, end) if first < end and fits(quiet.bare(first)) else (0, 0)
 
 
 def _candidates(venue: Venue, wanted: MarketFilter, start: int) -> Iterator[ModelMarket]:
@@ -98,10 +129,8 @@ def _candidates(venue: Venue, wanted: MarketFilter, start: int) -> Iterator[Mode
         return model.of_event(wanted.event_ticker, start)
     if wanted.series_ticker:
         return model.of_series(wanted.series_ticker, start)
-    # Quiet markets are open, and nothing about them ever changes: whoever asks for something else
-    # need not walk past a million of them.
-    kept_only = wanted.status not in {"", "open"} or wanted.min_updated_s is not None
-    return model.listed(start, kept_only=kept_only, combos=wanted.combos)
+    # Quiet markets were looked at before: these are the ones that changed, and those that were never quiet.
+    return model.listed(start, kept_only=True)
 
 
 def _judge(wanted: MarketFilter, now_us: int) -> Callable[[ModelMarket], bool]:

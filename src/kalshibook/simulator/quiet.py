@@ -6,11 +6,10 @@ memory: its name is reckoned from its place in the lists and back, its book from
 """
 
 import re
-from collections.abc import Iterator
 from typing import Final, final
 
 from kalshibook.simulator.exchange import COMBO_PREFIX, ModelMarket, Status
-from kalshibook.simulator.grids import GRIDS
+from kalshibook.simulator.grids import GRIDS, Grid
 from kalshibook.simulator.measured import LEVEL_SIZES
 from kalshibook.simulator.naming import market_id_of
 
@@ -27,7 +26,17 @@ _LASTS_S: Final = 90 * 86_400
 
 _PLAIN = re.compile(r"KXREED(\d{4})-(\d{2})-T(\d{2})", re.ASCII)
 _COMBO = re.compile(rf"{COMBO_PREFIX}REED(\d{{4}})-S(\d{{2}})-(\d{{2}})", re.ASCII)
-_GRIDS: Final = ("linear_cent", "linear_cent", "tapered_deci_cent", "deci_cent")
+_GRIDS: Final = tuple(
+    GRIDS[name] for name in ("linear_cent", "linear_cent", "tapered_deci_cent", "deci_cent")
+)
+_COMBO_GRID: Final = GRIDS["center_deci_edge_centi_cent"]
+_SERIES_MARKETS: Final = EVENT_MARKETS * SERIES_EVENTS
+_SIZES: Final = len(LEVEL_SIZES)
+# Which draws a side's levels are from.
+_YES: Final = 1
+_NO: Final = 101
+_STRIDE: Final = 0x9E37_79B9_7F4A_7C15
+_MIX_2: Final = 0xD1B5_4A32_D192_ED03
 
 
 @final
@@ -44,42 +53,77 @@ class QuietPond:
     def market(self, ordinal: int) -> ModelMarket:
         """Make a market with its book."""
         market = self.bare(ordinal)
-        # From its own place, so that it does not matter who is asked for first.
-        draws = _draws((ordinal + 1) * 0x9E37_79B9_7F4A_7C15 + self._seed * 0xD1B5_4A32_D192_ED03)
-        prices, stride = market.grid.prices, market.grid.stride
-        best = int(len(prices) * (0.1 + 0.8 * (next(draws) & 0xFFFF) / 65_536))
-        for side, top in (("yes", best), ("no", len(prices) - 1 - best - 2 * stride)):
-            held = market.yes if side == "yes" else market.no
-            for place in range(_LEAST_LEVELS + (next(draws) & 3)):
-                slot = top - place * (1 + (next(draws) & 1)) * stride
-                if slot >= 0 and slot not in held.sizes:
-                    held.change(slot, LEVEL_SIZES[next(draws) % len(LEVEL_SIZES)])
+        state, (yes, no) = self._state(ordinal), self._tops(ordinal, market.grid)
+        for side, top, first in ((market.yes, yes, _YES), (market.no, no, _NO)):
+            levels = [top]
+            for place in range(first + 1, first + _LEAST_LEVELS + (_draw(state, first) & 3)):
+                drawn = _draw(state, place)
+                slot = levels[-1][0] - (1 + (drawn & 1)) * market.grid.stride
+                if slot < 0:
+                    break
+                levels.append((slot, LEVEL_SIZES[(drawn >> 1) % _SIZES]))
+            side.slots = [slot for slot, _ in reversed(levels)]
+            side.sizes = dict(levels)
         return market
 
-    def bare(self, ordinal: int) -> ModelMarket:
-        """Make a market without a book."""
+    def tops(self, ordinal: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return the best bids of both sides, YES and NO, as (price, size), without making the market."""
+        grid = self._grid(ordinal)
+        (yes_slot, yes_size), (no_slot, no_size) = self._tops(ordinal, grid)
+        return (grid.prices[yes_slot], yes_size), (grid.prices[no_slot], no_size)
+
+    def _tops(self, ordinal: int, grid: Grid) -> tuple[tuple[int, int], tuple[int, int]]:
+        drawn = _draw(self._state(ordinal), 0)
+        slots = len(grid.prices)
+        best = int(slots * (0.1 + 0.8 * (drawn & 0xFFFF) / 65_536))
+        return (
+            (best, LEVEL_SIZES[(drawn >> 16 & 0xFFFF) % _SIZES]),
+            (max(0, slots - 1 - best - 2 * grid.stride), LEVEL_SIZES[(drawn >> 32 & 0xFFFF) % _SIZES]),
+        )
+
+    def _state(self, ordinal: int) -> int:
+        # From its own place, so that it does not matter who is asked for first.
+        return (ordinal + 1) * _STRIDE + self._seed * _MIX_2
+
+    def _grid(self, ordinal: int) -> Grid:
+        if ordinal >= self.plain:
+            return _COMBO_GRID
+        return _GRIDS[ordinal // _SERIES_MARKETS % len(_GRIDS)]
+
+    def kind(self, ordinal: int) -> tuple[str, bool]:
+        """Return grid and whether it is a combo: all that sets one apart but names and quotes."""
+        return self._grid(ordinal).name, ordinal >= self.plain
+
+    def title(self, ordinal: int) -> str:
+        """Return what one asks."""
+        return f"The reed bends {ordinal % EVENT_MARKETS} degrees"
+
+    def names(self, ordinal: int) -> tuple[str, str, str]:
+        """Return series, event and ticker of a market."""
         is_combo = ordinal >= self.plain
-        place = ordinal - self.plain if is_combo else ordinal
-        event_number, member = divmod(place, EVENT_MARKETS)
+        event_number, member = divmod(ordinal - self.plain if is_combo else ordinal, EVENT_MARKETS)
         series_number, event_place = divmod(event_number, SERIES_EVENTS)
         if is_combo:
             series = f"{COMBO_PREFIX}REED{series_number:04d}"
             event = f"{series}-S{event_place:02d}"
-            ticker, grid = f"{event}-{member:02d}", "center_deci_edge_centi_cent"
-        else:
-            series = f"KXREED{series_number:04d}"
-            event = f"{series}-{event_place:02d}"
-            ticker, grid = f"{event}-T{member:02d}", _GRIDS[series_number % len(_GRIDS)]
+            return series, event, f"{event}-{member:02d}"
+        series = f"KXREED{series_number:04d}"
+        event = f"{series}-{event_place:02d}"
+        return series, event, f"{event}-T{member:02d}"
+
+    def bare(self, ordinal: int) -> ModelMarket:
+        """Make a market without a book."""
+        series, event, ticker = self.names(ordinal)
         market = ModelMarket(
             ticker,
-            GRIDS[grid],
+            self._grid(ordinal),
             event=event,
             series=series,
-            title=f"Reed {series_number} bends {member} degrees",
+            title=self.title(ordinal),
             market_id=market_id_of(ordinal),
         )
         market.ordinal = ordinal
-        market.exchange_index = int(is_combo)
+        market.exchange_index = int(ordinal >= self.plain)
         market.status = Status.ACTIVE
         market.open_s = self._start_s - 86_400
         market.close_s = self._start_s + _LASTS_S
@@ -117,22 +161,20 @@ class QuietPond:
         first = self.ordinal(series + last)
         if first is None:
             return range(0)
-        return range(first, min(first + EVENT_MARKETS * SERIES_EVENTS, self._end_of(first)))
+        return range(first, min(first + _SERIES_MARKETS, self._end_of(first)))
 
     def series(self) -> list[str]:
         """Return the tickers of their series."""
-        step = EVENT_MARKETS * SERIES_EVENTS
-        firsts = (*range(0, self.plain, step), *range(self.plain, self.count, step))
-        return [self.bare(first).series for first in firsts]
+        firsts = (*range(0, self.plain, _SERIES_MARKETS), *range(self.plain, self.count, _SERIES_MARKETS))
+        return [self.names(first)[0] for first in firsts]
 
     def _end_of(self, ordinal: int) -> int:
         return self.plain if ordinal < self.plain else self.count
 
 
-def _draws(state: int) -> Iterator[int]:
-    # SplitMix64: a million books are filled at a few microseconds each, without a generator to seed.
-    while True:
-        state = (state + 0x9E37_79B9_7F4A_7C15) & _MASK
-        mixed = ((state ^ state >> 30) * 0xBF58_476D_1CE4_E5B9) & _MASK
-        mixed = ((mixed ^ mixed >> 27) * 0x94D0_49BB_1331_11EB) & _MASK
-        yield mixed ^ mixed >> 31
+def _draw(state: int, place: int) -> int:
+    # SplitMix64 (Steele and others, 2014): its draws can be had in any order, the best bids without the rest.
+    mixed = (state + (place + 1) * _STRIDE) & _MASK
+    mixed = ((mixed ^ mixed >> 30) * 0xBF58_476D_1CE4_E5B9) & _MASK
+    mixed = ((mixed ^ mixed >> 27) * 0x94D0_49BB_1331_11EB) & _MASK
+    return mixed ^ mixed >> 31

@@ -28,6 +28,7 @@ from kalshibook.simulator.listing import (
     encode_cursor,
     select,
 )
+from kalshibook.simulator.rows import RowWriter
 from kalshibook.simulator.shapes import (
     book_shape,
     event_shape,
@@ -44,6 +45,7 @@ REST_ROOT: Final = "/trade-api/v2"
 _ANONYMOUS: Final = ""
 _MOST_BOOKS: Final = 100
 _LONGEST_TICKER: Final = 200
+_RECKONED_AT_ONCE: Final = 200
 _KEPT_ANSWERS: Final = 20_000
 _encode = msgspec.json.Encoder().encode
 
@@ -127,7 +129,7 @@ def make_exchange_app(venue: Venue, keys: Keys, tick: Callable[[], None]) -> Qua
     _add_markets(app, venue)
     _add_events(app, venue)
     _add_exchange(app, venue, keys)
-    _add_simulator(app, venue)
+    _add_simulator(app, venue, tick)
     return app
 
 
@@ -242,12 +244,14 @@ def _add_markets(app: QuartTrio, venue: Venue) -> None:
             raise _error(404, "not_found", "market not found")
         return market
 
+    rows = RowWriter(venue.model)
+
     @app.get(f"{REST_ROOT}/markets")
     async def markets() -> Response:
         wanted = _market_filter(request.args)
         limit = _limit(request.args, 100, 1_000)
-        page, cursor = select(venue, wanted, decode_cursor(request.args.get("cursor", "")), limit)
-        return _json({"markets": [market_shape(market) for market in page], "cursor": cursor})
+        page = select(venue, wanted, decode_cursor(request.args.get("cursor", "")), limit)
+        return Response(rows.page(page), 200, content_type=_JSON)
 
     @app.get(f"{REST_ROOT}/markets/trades")
     async def trades() -> Response:
@@ -431,12 +435,15 @@ class _FaultOrder(msgspec.Struct, forbid_unknown_fields=True):
 _orders = msgspec.json.Decoder(_FaultOrder)
 
 
-def _add_simulator(app: QuartTrio, venue: Venue) -> None:
+def _add_simulator(app: QuartTrio, venue: Venue, tick: Callable[[], None]) -> None:
     @app.get("/simulator/truth")
     async def truth() -> Response:
         if tickers := _tickers(request.args):
             known = [ticker for ticker in tickers if ticker in venue.model]
             return _json({"at_us": venue.now_us, "books": [venue.truth(ticker) for ticker in known]})
+        while not venue.reckon(_RECKONED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
+        tick()
         return _json(venue.checksum())
 
     @app.get("/simulator/truth/<ticker>")

@@ -90,7 +90,8 @@ class Venue:
         self._trade_numbers = count(1)
         self._dirty: dict[str, ModelMarket] = {}
         self._events: set[str] = set()
-        self._quiet_checksum: int | None = None
+        self._quiet_sum = 0
+        self._reckoned = 0
         self.lives: Final = MarketLives(
             options.generator(), self.model, self, start_us=start_us, is_empty=not options.markets
         )
@@ -292,19 +293,34 @@ class Venue:
         return TrueBook.of(self.model[ticker], self.now_us)
 
     def checksum(self) -> Truth:
-        """Return one number over all books as they are now; quiet ones are reckoned once."""
-        kept = 0
-        for market in self.model.held():
-            kept += checksum_of(TrueBook.of(market, 0))
+        """
+        Return one number over all books as they are now.
+
+        The books of quiet markets are reckoned once, which for a million takes a minute; whoever cannot
+        wait so long calls `reckon` before.
+        """
+        while not self.reckon(self.model.quiet_count):
+            pass
+        total = self._quiet_sum
+        total -= sum(self._pristine(ordinal) for ordinal in self.model.no_longer_quiet())
+        total += sum(checksum_of(TrueBook.of(market, 0)) for market in self.model.held())
         return Truth(
             at_us=self.now_us,
             markets=len(self.model),
             changes=self.lives.steps,
-            checksum=f"{(kept + self._quiet_sum()) % 2**64:016x}",
+            checksum=f"{total % 2**64:016x}",
         )
 
-    def _quiet_sum(self) -> int:
-        return sum(checksum_of(TrueBook.of(market, 0)) for market in self.model.untouched())
+    def reckon(self, most: int) -> bool:
+        """Reckon with so many more quiet books, and tell whether all of them have been."""
+        end = min(self._reckoned + most, self.model.quiet_count)
+        self._quiet_sum += sum(self._pristine(ordinal) for ordinal in range(self._reckoned, end))
+        self._reckoned = end
+        return end == self.model.quiet_count
+
+    def _pristine(self, ordinal: int) -> int:
+        assert self.model.quiet is not None
+        return checksum_of(TrueBook.of(self.model.quiet.market(ordinal), 0))
 
     # Steering.
 
