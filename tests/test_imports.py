@@ -46,7 +46,7 @@ MAY_USE: dict[str, set[str]] = {
     },
     "gather": {
         *("confluent_kafka", "cryptography", "httpx", "hypercorn", "msgspec", "prometheus_client"),
-        *("quart", "quart_trio", "stamina", "structlog", "trio", "trio_websocket"),
+        *("quart", "quart_trio", "stamina", "structlog", "trio", "trio_websocket", "wsproto"),
     },
     "archive": {
         "confluent_kafka",

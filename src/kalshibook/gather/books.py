@@ -13,7 +13,7 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple, final
 
-from kalshibook.gather.effects import Effect, Overfull, Trouble
+from kalshibook.gather.effects import Effect, Overfull, Released, Trouble
 from kalshibook.gather.incidents import GatherIncidentKind
 from kalshibook.gather.ledger import GapLedger, OpenGap
 from kalshibook.gather.markets import MARKETS, MarketEvent, MarketState
@@ -164,6 +164,8 @@ class Books:
             self._whole(ticker, now_us)
             if state is not MarketState.WANTED and self.sid is not None:
                 self._leaving[ticker] = None
+            else:
+                self._effects.append(Released((ticker,)))
 
     def request(self, tickers: Iterable[str]) -> int:
         """Ask for snapshots of those that are live, when nothing is more urgent; return how many."""
@@ -171,10 +173,28 @@ class Books:
         self._requested.update(dict.fromkeys(wanted))
         return len(wanted)
 
+    def heal(self, tickers: Iterable[str]) -> int:
+        """Ask at once for markets whose books are wrong for another reason than a gap; return how many."""
+        wrong = [ticker for ticker in tickers if self.states.get(ticker) is _LIVE]
+        for ticker in wrong:
+            self._turn(ticker, MarketEvent.DOUBT)
+            self._doubted[ticker] = None
+        return len(wrong)
+
+    @property
+    def missing(self) -> Iterable[str]:
+        """Return the markets that the exchange does not answer for."""
+        return self._missing.keys()
+
     @property
     def is_healing(self) -> bool:
         """Whether markets of a gap of this subscription wait for their snapshots."""
         return bool(self._healing)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is no market that is still to be asked for."""
+        return not (self._wanted or self._parts or self._doubted or self._again)
 
     @property
     def some_live(self) -> str | None:
@@ -242,6 +262,9 @@ class Books:
         if command.kind is Kind.DELETE:
             # Deleted to be added again, but for those that nobody wants any more.
             self._wanted.update((ticker, None) for ticker in command.tickers if ticker in self.states)
+            released = tuple(ticker for ticker in command.tickers if ticker not in self.states)
+            if released:
+                self._effects.append(Released(released))
             command.tickers.clear()
         elif command.kind in {Kind.SUBSCRIBE, Kind.ADD}:
             command.deadline_us = now_us + self._timeout_us
@@ -356,6 +379,8 @@ class Books:
     def end(self) -> None:
         """Begin anew: the subscription is over."""
         self.sid = None
+        if self._leaving:
+            self._effects.append(Released(tuple(self._leaving)))
         for queue in (self._doubted, self._again, self._requested, self._leaving, self._missing, self._tries):
             queue.clear()
         self._asked.clear()

@@ -8,7 +8,7 @@ from kalshibook.gather.incidents import GatherIncidentKind
 from kalshibook.gather.records import Notice
 from kalshibook.wire.gaps import GapCause
 
-__all__ = ["Drop", "Effect", "Overfull", "Send", "Tell", "Trouble"]
+__all__ = ["Drop", "Effect", "Overfull", "Released", "Send", "Tell", "Trouble"]
 
 
 class Send(msgspec.Struct, frozen=True, gc=False):
@@ -36,6 +36,12 @@ class Overfull(msgspec.Struct, frozen=True, gc=False):
     tickers: tuple[str, ...]
 
 
+class Released(msgspec.Struct, frozen=True, gc=False):
+    """Know that these markets are off the subscription: nothing of them comes any more."""
+
+    tickers: tuple[str, ...]
+
+
 class Trouble(msgspec.Struct, frozen=True, gc=False):
     """Record an incident."""
 
@@ -44,4 +50,4 @@ class Trouble(msgspec.Struct, frozen=True, gc=False):
     ticker: str | None = None
 
 
-Effect: TypeAlias = Send | Tell | Drop | Overfull | Trouble
+Effect: TypeAlias = Send | Tell | Drop | Overfull | Released | Trouble

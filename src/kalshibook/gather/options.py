@@ -34,8 +34,11 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "backoff_first_s": (0.001, 60),
     "backoff_limit_s": (0.001, 3_600),
     "closed_seconds": (0, 86_400),
+    "book_connections": (1, 1_000),
     "command_timeout_s": (0.1, 600),
     "commands_in_flight": (1, 1_000),
+    "heartbeat_ms": (50, 60_000),
+    "lifecycle_connections": (0, 4),
     "markets_per_command": (1, 100_000),
     "markets_per_connection": (1, 500_000),
     "max_markets": (1, 16_000_000),
@@ -46,6 +49,11 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     # A read costs ten; with less than that saved up none would ever be sent.
     "read_budget": (10, 1_000_000),
     "reconcile_minutes": (1, 10_080),
+    "max_connections": (1, 1_000),
+    "max_frame_bytes": (65_536, 1_073_741_824),
+    "peer_silence_ms": (100, 600_000),
+    "ping_interval_s": (0.1, 600),
+    "queue_frames": (1, 10_000_000),
     "refresh_minutes": (0, 10_080),
     "rest_attempts": (1, 100),
     "rest_connections": (1, 1_000),
@@ -53,6 +61,8 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "silence_s": (0.1, 3_600),
     "snapshot_burst": (1, 10_000_000),
     "snapshots_per_second": (1, 1_000_000),
+    "stop_timeout_s": (0.1, 600),
+    "trade_connections": (0, 1),
 }
 
 
@@ -109,11 +119,17 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     backoff_limit_s: float = 30.0
     """The longest that this bound grows to."""
 
+    book_connections: int = 4
+    """Over how many connections order books are spread at least; more are opened when these are full."""
+
     command_timeout_s: float = 10.0
     """How long the exchange may take to answer a command, and to open a socket."""
 
     commands_in_flight: int = 4
     """How many commands of one connection wait for their answer at once."""
+
+    lifecycle_connections: int = 2
+    """How many connections follow the lives of markets, each of all; what comes twice is published once."""
 
     markets_per_command: int = 1_000
     """How many markets a command names at most; lowered when the exchange refuses it."""
@@ -121,8 +137,17 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     markets_per_connection: int = 7_500
     """How many order books a connection follows at most; lowered when the exchange refuses them."""
 
+    max_connections: int = 190
+    """How many connections may be open for order books; Kalshi allows 200 per user (2025)."""
+
+    max_frame_bytes: int = 16_777_216
+    """The longest frame that is read; a longer one ends its connection."""
+
     missing_retry_s: float = 60.0
     """How often a market is asked for again that the exchange does not answer for."""
+
+    ping_interval_s: float = 10.0
+    """How often a connection is pinged; it is given up when the answer takes as long."""
 
     refresh_minutes: float = 30.0
     """Each book is asked for and published again so often, spread evenly; 0 asks for none."""
@@ -135,6 +160,35 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     snapshots_per_second: int = 5_000
     """How many snapshots may be asked for in the long run."""
+
+    trade_connections: int = 1
+    """How many connections follow `ticker` and `trade` of all markets: 1, or 0 for none."""
+
+    # Publishing.
+
+    gap_topic: str = "market-data-gaps"
+    """The topic of the gap ledger, compacted; empty writes none."""
+
+    heartbeat_ms: int = 1_000
+    """How often each partition is told that this gatherer is alive."""
+
+    own_books: bool = False
+    """Whether it keeps a whole `BookStore` itself, for a program that embeds it; the audit has its own."""
+
+    peer_silence_ms: int = 10_000
+    """How long another gatherer may say nothing before its markets are asked for."""
+
+    peers: bool = True
+    """Whether it watches other gatherers on the topic, and asks for snapshots of what they have lost."""
+
+    queue_frames: int = 50_000
+    """How many frames wait for Kafka before sockets are no longer read."""
+
+    stop_timeout_s: float = 15.0
+    """How long a stop waits for Kafka to take the rest; what it has not taken then is told as lost."""
+
+    suppress_repeats: bool = False
+    """Whether a refresh that repeats the last published snapshot of a quiet market is left out."""
 
     # Which markets.
 

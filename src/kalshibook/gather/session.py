@@ -39,6 +39,8 @@ _MOST_REFUSALS: Final = 3
 
 _TERMINAL: Final = frozenset({Code.CHANNEL_ERROR, Code.BUFFER_OVERFLOW})
 
+_FILLING: Final = frozenset({Kind.SUBSCRIBE, Kind.ADD, Kind.SNAPSHOT})
+
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
 
 
@@ -173,9 +175,22 @@ class Session:
         self.books.remove(tickers, now_us)
         self._pump(now_us)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that it is for is subscribed to, and every market that answers is live."""
+        if self._due or self._gaps or not self._is_open or not self.books.is_whole:
+            return False
+        return not any(one.kind in _FILLING and not one.is_done for one in self._sent.values())
+
     def request(self, tickers: Iterable[str], now_us: int) -> int:
         """Ask for snapshots of markets that are well here, for the sake of others; return how many."""
         count = self.books.request(tickers)
+        self._pump(now_us)
+        return count
+
+    def heal(self, tickers: Iterable[str], now_us: int) -> int:
+        """Ask at once for markets whose books cannot be right; return how many."""
+        count = self.books.heal(tickers)
         self._pump(now_us)
         return count
 
