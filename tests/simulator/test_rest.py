@@ -387,3 +387,68 @@ async def test_faults_over_rest() -> None:
             assert 400 == (await caller.client.post(url, content=json.dumps(wrong))).status_code
         status = (await caller.client.get(f"{caller.exchange.control_url}/status")).json()
         assert (6, []) == (status["markets"], status["connections"])
+
+
+async def test_markets_are_steered_over_rest() -> None:
+    """What can be done from Python can be done by request, and errors say why it cannot."""
+    async with calling(rest_lag_ms=0) as caller:
+        base = f"{caller.exchange.control_url}/markets/{NEWT}"
+
+        async def post(action: str, **order: Any) -> tuple[int, Any]:
+            answer = await caller.client.post(f"{base}/{action}", json=order)
+            return answer.status_code, answer.json()
+
+        assert 201 == (await post("create", grid="deci_cent"))[0]
+        status, book = await post("change", side="no", price=5_510, size=300)
+        assert (201, [[5_510, 300]]) == (status, book["no"])
+        status, book = await post("trade", side="yes", size=100)
+        assert [[5_510, 200]] == book["no"]
+        assert "inactive" == (await post("pause"))[1]["status"]
+        assert "active" == (await post("resume"))[1]["status"]
+        assert 201 == (await post("set_close", close_s=2_000_000_000))[0]
+        assert "closed" == (await post("close"))[1]["status"]
+        assert {"ticker": NEWT} == (await post("delist"))[1]
+        for action, order, expected in (
+            ("change", {"price": 4_000, "size": -1}, 404),
+            ("explode", {}, 404),
+            ("create", {"grid": "nonsense"}, 404),
+            ("create", {"typo": 1}, 400),
+        ):
+            assert (action, expected) == (action, (await post(action, **order))[0])
+        await post("create")
+        for order in ({"price": 4_001, "size": 1}, {"price": 4_000, "size": -1}, {"price": "x"}):
+            assert 400 == (await post("change", **order))[0]
+        assert 400 == (await post("set_close"))[0]
+
+
+async def test_a_frozen_exchange_stands_still(autojump_clock: trio.testing.MockClock) -> None:
+    """While it is frozen no book moves, by whatever clock; afterwards it goes on without a rush."""
+    async with calling(messages_per_second=100) as caller:
+        exchange = caller.exchange
+        await trio.sleep(10)
+        answer = await caller.client.post(f"{exchange.control_url}/freeze")
+        assert {"frozen": True} == answer.json()
+        before = exchange.checksum()
+        await trio.sleep(1_000)
+        assert (before.checksum, before.changes) == (
+            exchange.checksum().checksum,
+            exchange.checksum().changes,
+        )
+        await caller.client.post(f"{exchange.control_url}/thaw")
+        await trio.sleep(10)
+        assert 100 < exchange.checksum().changes - before.changes < 4_000
+
+
+async def test_a_campaign_is_begun_over_rest() -> None:
+    """So many faults over so many changes, from when somebody subscribes."""
+    async with calling(messages_per_second=100) as caller:
+        url = f"{caller.exchange.control_url}/campaign"
+        assert 201 == (await caller.client.post(url, json={"count": 3, "span": 30})).status_code
+        assert 400 == (await caller.client.post(url, json={"count": -1, "span": 30})).status_code
+        session = caller.exchange.venue.connect()
+        command = {"cmd": "subscribe", "params": {"channels": ["orderbook_delta"]}}
+        command["params"]["market_tickers"] = caller.exchange.tickers  # type: ignore[index]
+        session.receive(json.dumps(command))
+        session.take(1 << 30)
+        caller.exchange.step(100)
+        assert 3 == len(caller.exchange.faults)

@@ -320,3 +320,25 @@ async def test_errors_of_the_block_leave_as_they_are() -> None:
     with pytest.raises(KeyError):
         async with SimulatedExchange(options()) as exchange:
             exchange.truth("KXTYPO")
+
+
+@pytest.mark.parametrize("speed", [0.0, 1.0])
+async def test_so_many_changes_and_no_more(speed: float) -> None:
+    """A frozen exchange runs for a number of changes and is frozen again: then all copies can be compared."""
+    settings = options(
+        speed=speed, messages_per_second=5_000, short_lived=0, faults="campaign", fault_count=0
+    )
+    async with SimulatedExchange(settings, frozen=True) as exchange, raw(exchange) as client:
+        await client.command(1, "subscribe", channels=["orderbook_delta"], market_tickers=exchange.tickers)
+        assert "subscribed" == (await client.frame()).json["type"]
+        for _ in exchange.tickers:
+            assert "orderbook_snapshot" == (await client.frame()).json["type"]
+        for _ in range(2):
+            before = exchange.checksum().changes
+            await exchange.run_changes(1_000)
+            after = exchange.checksum()
+            assert 1_000 <= after.changes - before < 1_100
+            for _ in range(after.changes - before):
+                await client.frame()
+            await trio.sleep(0.02)
+            assert after.checksum == exchange.checksum().checksum

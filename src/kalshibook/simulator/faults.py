@@ -4,6 +4,7 @@ Faults on demand and by seeded schedule. Pure: what needs a socket is an order t
 Nothing here touches a book: whatever is done to clients, the truth stays true.
 """
 
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final, final
@@ -77,6 +78,8 @@ class FaultInjector:
         self._lasting: dict[FaultKind, Fault] = {}
         self.next_step = _NEVER
         """At which count of changes `step` is due."""
+        self._turn = 0
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
         self._positions: list[int] = []
         self._base: int | None = None
         self._weights = _chosen(options.fault_kinds, _LIVELY if options.faults == "lively" else _CAMPAIGN)
@@ -145,6 +148,20 @@ class FaultInjector:
         if fault is not None and fault.exposed_us is None:
             fault.exposed_us = self._venue.now_us
         return fault is not None
+
+    @property
+    def next_us(self) -> int:
+        """When something that lasts is over next."""
+        return self._timers[0][0] if self._timers else _NEVER
+
+    def run_timer(self) -> None:
+        """End what is over next."""
+        heapq.heappop(self._timers)[2]()
+
+    def finish(self) -> None:
+        """End everything that lasts."""
+        while self._timers:
+            self.run_timer()
 
     @property
     def skew_ms(self) -> int:
@@ -237,11 +254,8 @@ class FaultInjector:
         fault.exposed_us = fault.done_us
 
     def _later(self, duration_ms: int, action: Callable[[], None]) -> None:
-        def course() -> Course:
-            action()
-            yield from ()
-
-        self._venue.lives.schedule(self._venue.now_us + duration_ms * 1_000, course())
+        self._turn += 1
+        heapq.heappush(self._timers, (self._venue.now_us + duration_ms * 1_000, self._turn, action))
 
     # Schedules.
 

@@ -7,7 +7,7 @@ Shapes, parameters and errors follow Kalshi's REST reference of autumn 2026. Wha
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 import msgspec
 import trio
@@ -16,6 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
+from kalshibook.simulator import steering
 from kalshibook.simulator.auth import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Denied
 from kalshibook.simulator.bucket import TokenBuckets
 from kalshibook.simulator.faults import NothingToHarm
@@ -82,7 +83,9 @@ class _Kept(msgspec.Struct):
     body: bytes
 
 
-def make_exchange_app(venue: Venue, keys: Keys, tick: Callable[[], None]) -> QuartTrio:
+def make_exchange_app(
+    venue: Venue, keys: Keys, tick: Callable[[], None], nudge: Callable[[], None]
+) -> QuartTrio:
     """
     Return the application.
 
@@ -90,6 +93,7 @@ def make_exchange_app(venue: Venue, keys: Keys, tick: Callable[[], None]) -> Qua
         venue: what is shown.
         keys: checks signatures, and knows the time.
         tick: brings the venue's clock up to date; called before each answer.
+        nudge: called when something was done by which more may be due.
     """
     app = QuartTrio("kalshibook-simulator", static_folder=None)
     buckets = TokenBuckets(venue.options.read_tokens_per_second)
@@ -129,7 +133,7 @@ def make_exchange_app(venue: Venue, keys: Keys, tick: Callable[[], None]) -> Qua
     _add_markets(app, venue)
     _add_events(app, venue)
     _add_exchange(app, venue, keys)
-    _add_simulator(app, venue, tick)
+    _add_simulator(app, venue, tick, nudge)
     return app
 
 
@@ -432,10 +436,17 @@ class _FaultOrder(msgspec.Struct, forbid_unknown_fields=True):
     duration_ms: int | None = None
 
 
+class _Campaign(msgspec.Struct, forbid_unknown_fields=True):
+    count: Annotated[int, msgspec.Meta(ge=0)]
+    span: Annotated[int, msgspec.Meta(ge=1)]
+
+
 _orders = msgspec.json.Decoder(_FaultOrder)
+_campaigns = msgspec.json.Decoder(_Campaign)
+_steerings = msgspec.json.Decoder(steering.Steering)
 
 
-def _add_simulator(app: QuartTrio, venue: Venue, tick: Callable[[], None]) -> None:
+def _add_simulator(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: Callable[[], None]) -> None:
     @app.get("/simulator/truth")
     async def truth() -> Response:
         if tickers := _tickers(request.args):
@@ -479,6 +490,38 @@ def _add_simulator(app: QuartTrio, venue: Venue, tick: Callable[[], None]) -> No
     async def calm() -> Response:
         venue.calm_down()
         return _json(venue.checksum())
+
+    @app.post("/simulator/campaign")
+    async def campaign() -> Response:
+        try:
+            wanted = _campaigns.decode(await request.get_data())
+        except msgspec.DecodeError as error:
+            raise BadQuery(str(error)) from None
+        venue.faults.campaign(wanted.count, wanted.span)
+        return _json(wanted, 201)
+
+    @app.post("/simulator/freeze")
+    async def freeze() -> Response:
+        venue.freeze()
+        return _json({"frozen": True})
+
+    @app.post("/simulator/thaw")
+    async def thaw() -> Response:
+        venue.thaw()
+        nudge()
+        return _json({"frozen": False})
+
+    @app.post("/simulator/markets/<ticker>/<action>")
+    async def steer(ticker: str, action: str) -> Response:
+        try:
+            order = _steerings.decode(await request.get_data() or b"{}")
+            steering.steer(venue, ticker, action, order)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise BadQuery(str(error)) from None
+        except KeyError:
+            raise _error(404, "not_found", "no such market, action or grid") from None
+        nudge()
+        return _json(venue.truth(ticker) if ticker in venue.model else {"ticker": ticker}, 201)
 
     @app.get("/simulator/status")
     async def simulator_status() -> Response:

@@ -36,6 +36,7 @@ T = TypeVar("T")
 _AT_ONCE: Final = 2_000
 """Changes between two looks at the rest of the world."""
 _SHORTEST_S: Final = 0.001
+_LONGEST_S: Final = 3_600.0
 _ROOM: Final = 2_000
 """Frames that may wait for a client when time passes as fast as clients read."""
 _PATIENCE_S: Final = 1.0
@@ -56,11 +57,21 @@ class SimulatedExchange:
         ((4000, 100),)
     """
 
-    def __init__(self, options: SimulatorOptions | None = None) -> None:
+    def __init__(self, options: SimulatorOptions | None = None, *, frozen: bool = False) -> None:
+        """
+        Prepare an exchange.
+
+        Args:
+            options: what it is like.
+            frozen: let nothing happen to its markets until `thaw` or `run_changes`.
+        """
+        self._begins_frozen = frozen
         self.options: Final = options or SimulatorOptions()
         self._stack = AsyncExitStack()
         self._keys = KeyRing(self.options.clock_tolerance_ms)
         self._nudged = trio.Event()
+        self._stop_at: int | None = None
+        self._stopped = trio.Event()
         self._begun_s = 0.0
         self._venue: Venue | None = None
         self._stream: ExchangeStream | None = None
@@ -70,8 +81,10 @@ class SimulatedExchange:
         options = self.options
         self._begun_s = trio.current_time()
         venue = self._venue = Venue(options, start_us=time.time_ns() // 1_000)
+        if self._begins_frozen:
+            venue.freeze()
         stream = self._stream = ExchangeStream(venue, self, self.tick)
-        app = make_exchange_app(venue, self, self.tick)
+        app = make_exchange_app(venue, self, self.tick, self._nudge)
         http = HttpOptions(host=options.host, port=options.rest_port, drain_ms=100)
         nursery = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(nursery.cancel_scope.cancel)
@@ -292,11 +305,30 @@ class SimulatedExchange:
         """Let about so many changes happen at once, whatever the clock says."""
         self._steer(self.venue.stir, changes)
 
+    def freeze(self) -> None:
+        """Let nothing happen to any market until `thaw`, so that everybody can catch up and compare."""
+        self._steer(self.venue.freeze)
+
+    def thaw(self) -> None:
+        """Go on where it was frozen."""
+        self._steer(self.venue.thaw)
+
+    async def run_changes(self, changes: int) -> None:
+        """Go on until so many more changes have happened, or a few more, and freeze."""
+        self._stop_at = self.venue.lives.steps + changes
+        self._stopped = trio.Event()
+        self.thaw()
+        await self._stopped.wait()
+
     def _steer(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.tick()
         result = action(*args, **kwargs)
-        self._nudged.set()
+        self._nudge()
         return result
+
+    def _nudge(self) -> None:
+        """Let the player look again at what is due."""
+        self._nudged.set()
 
     # Time.
 
@@ -314,24 +346,41 @@ class SimulatedExchange:
             self.venue.advance(self.clock_us())
 
     async def _play(self) -> None:
-        if not self.options.speed:
-            await self._play_fast()
         while True:
             self._nudged = trio.Event()
-            done = self.venue.advance(self.clock_us(), most=_AT_ONCE)
-            if not done:
+            if self.options.speed:
+                done, until_us, most = True, self.clock_us(), _AT_ONCE
+            else:
+                done, until_us, most = False, 2**62, _AT_ONCE // 4
+            if self._stop_at is not None:
+                most = max(1, min(most, self._stop_at - self.venue.lives.steps))
+            if self.options.speed or self.venue.frozen_us is None:
+                done = self.venue.advance(until_us, most=most) and done
+            else:
+                done = True
+            if self._stop_at is not None and self.venue.lives.steps >= self._stop_at:
+                self._stop_at = None
+                self.venue.freeze()
+                self._stopped.set()
+            elif done:
+                with trio.move_on_after(self._pause_s()):
+                    await self._nudged.wait()
+            elif self.options.speed:
                 await trio.lowlevel.checkpoint()
-                continue
-            wait_s = (self.venue.lives.next_us - self.clock_us()) / 1_000_000 / self.options.speed
-            with trio.move_on_after(max(_SHORTEST_S, min(wait_s, 3_600.0))):
-                await self._nudged.wait()
+            else:
+                await self._readers()
 
-    async def _play_fast(self) -> None:
-        while True:
-            self.venue.advance(2**62, most=_AT_ONCE // 4)
-            await trio.lowlevel.checkpoint()
-            # Whoever does not read at all is not waited for: it gets its error 25.
-            with trio.move_on_after(_PATIENCE_S):
-                while any(session.backlog > _ROOM for session in self.venue.sessions.values()):  # noqa: ASYNC110
-                    # An event would cost something for each frame, and this is asked once a millisecond.
-                    await trio.sleep(_SHORTEST_S)
+    def _pause_s(self) -> float:
+        if not self.options.speed:
+            return _LONGEST_S
+        wait_s = (self.venue.next_us - self.clock_us()) / 1_000_000 / self.options.speed
+        return max(_SHORTEST_S, min(wait_s, _LONGEST_S))
+
+    async def _readers(self) -> None:
+        """Wait until clients have read most of what there is."""
+        await trio.lowlevel.checkpoint()
+        # Whoever does not read at all is not waited for: it gets its error 25.
+        with trio.move_on_after(_PATIENCE_S):
+            while any(session.backlog > _ROOM for session in self.venue.sessions.values()):  # noqa: ASYNC110
+                # An event would cost something for each frame, and this is asked once a millisecond.
+                await trio.sleep(_SHORTEST_S)

@@ -86,6 +86,8 @@ class Venue:
         if options.quiet_markets:
             quiet = QuietPond(options.quiet_markets, options.combos, options.seed, start_us // _SECOND_US)
         self.model: Final = ExchangeModel(quiet)
+        self.frozen_us: int | None = None
+        """When it was frozen, if it is."""
         self._numbers = count(1)
         self._trade_numbers = count(1)
         self._dirty: dict[str, ModelMarket] = {}
@@ -114,18 +116,45 @@ class Venue:
         Returns:
             Whether all of it happened.
         """
-        lives = self.lives
+        lives, faults = self.lives, self.faults
         limit = None if most is None else lives.steps + most
-        while lives.next_us <= until_us:
+        while self.next_us <= until_us:
+            if faults.next_us <= lives.next_us or self.frozen_us is not None:
+                lives.now_us = max(lives.now_us, faults.next_us)
+                faults.run_timer()
+                continue
             lives.run()
             if self._dirty:
                 self._tell_tickers()
-            if lives.steps >= self.faults.next_step:
-                self.faults.step()
+            if lives.steps >= faults.next_step:
+                faults.step()
             if limit is not None and lives.steps >= limit:
                 return False
         lives.now_us = max(lives.now_us, until_us)
         return True
+
+    @property
+    def next_us(self) -> int:
+        """When something happens next."""
+        if self.frozen_us is not None:
+            return self.faults.next_us
+        return min(self.lives.next_us, self.faults.next_us)
+
+    def freeze(self) -> None:
+        """
+        Let nothing happen to any market until `thaw`, so that everybody can catch up and compare.
+
+        What lasts of faults ends, commands are carried out, and what is steered by hand happens.
+        """
+        self.faults.finish()
+        if self.frozen_us is None:
+            self.frozen_us = self.now_us
+
+    def thaw(self) -> None:
+        """Go on where it was frozen."""
+        if self.frozen_us is not None:
+            self.lives.shift(self.now_us - self.frozen_us)
+            self.frozen_us = None
 
     # Connections.
 
