@@ -61,7 +61,7 @@ MAY_USE: dict[str, set[str]] = {
 }
 
 # Parts of simulator/ that talk to the network; the exchange itself is driven without a socket or a clock.
-SIMULATOR_SHELLS = {"rest", "server", "stream", "thread"}
+SIMULATOR_SHELLS = {"answers", "control", "rest", "server", "stream", "thread"}
 
 # Parts of stream/ that talk to the network; the rest is driven by tests without a socket or a loop.
 STREAM_SHELLS = {"changes", "connection", "listener", "rounds", "socket", "transport"}

@@ -1,25 +1,34 @@
 """
-The REST interface of the simulated exchange, and beside it ``/simulator`` for truth and faults.
+The REST interface of the simulated exchange, with `control` beside it.
 
-Shapes, parameters and errors follow Kalshi's REST reference of autumn 2026. What is under
-``/simulator`` is ours: it asks for no key and costs no tokens.
+Shapes, parameters and errors follow Kalshi's REST reference of autumn 2026.
 """
 
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException
 
-from kalshibook.simulator import steering
+from kalshibook.simulator.answers import (
+    JSON,
+    Answer,
+    Arguments,
+    choice_of,
+    error,
+    flag_of,
+    json_answer,
+    limit_of,
+    number_of,
+    tickers_of,
+)
 from kalshibook.simulator.auth import KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, Denied
 from kalshibook.simulator.bucket import TokenBuckets
-from kalshibook.simulator.faults import NothingToHarm
+from kalshibook.simulator.control import add_control
 from kalshibook.simulator.ledger import FaultKind
 from kalshibook.simulator.listing import (
     STATUS_FILTERS,
@@ -46,9 +55,7 @@ REST_ROOT: Final = "/trade-api/v2"
 _ANONYMOUS: Final = ""
 _MOST_BOOKS: Final = 100
 _LONGEST_TICKER: Final = 200
-_RECKONED_AT_ONCE: Final = 200
 _KEPT_ANSWERS: Final = 20_000
-_encode = msgspec.json.Encoder().encode
 
 
 class Keys(Protocol):
@@ -65,17 +72,6 @@ class Keys(Protocol):
     @property
     def wall_ms(self) -> int:
         """The exchange's wall clock."""
-
-
-class _Answer(Exception):  # noqa: N818 - an answer, not a failure
-    def __init__(self, status: int, body: object) -> None:
-        self.status = status
-        self.body = body
-
-
-def _error(status: int, code: str, message: str, details: str = "") -> _Answer:
-    body = {"code": code, "message": message}
-    return _Answer(status, body | {"details": details} if details else body)
 
 
 class _Kept(msgspec.Struct):
@@ -117,23 +113,25 @@ def make_exchange_app(
             answers[request.full_path] = _Kept(trio.current_time(), await response.get_data(as_text=False))
         return response
 
-    @app.errorhandler(_Answer)
-    async def answered(answer: _Answer) -> Response:
-        return _json(answer.body, answer.status)
+    @app.errorhandler(Answer)
+    async def answered(answer: Answer) -> Response:
+        return json_answer(answer.body, answer.status)
 
     @app.errorhandler(BadQuery)
-    async def bad_query(error: BadQuery) -> Response:
-        return _json({"code": "invalid_parameters", "message": str(error)}, 400)
+    async def bad_query(bad: BadQuery) -> Response:
+        return json_answer({"code": "invalid_parameters", "message": str(bad)}, 400)
 
     @app.errorhandler(HTTPException)
-    async def http_error(error: HTTPException) -> Response:
-        status = error.code or 500
-        return _json({"code": "not_found" if status == 404 else "bad_request", "message": error.name}, status)
+    async def http_error(failed: HTTPException) -> Response:
+        status = failed.code or 500
+        return json_answer(
+            {"code": "not_found" if status == 404 else "bad_request", "message": failed.name}, status
+        )
 
     _add_markets(app, venue)
     _add_events(app, venue)
     _add_exchange(app, venue, keys)
-    _add_simulator(app, venue, tick, nudge)
+    add_control(app, venue, tick, nudge)
     return app
 
 
@@ -145,21 +143,18 @@ async def _gate(
     if faults.delay_s:
         await trio.sleep(faults.delay_s)
     if faults.is_on(FaultKind.REST_ERROR):
-        return _json({"code": "internal_server_error", "message": "internal server error"}, 500)
+        return json_answer({"code": "internal_server_error", "message": "internal server error"}, 500)
     g.user = _user(keys)
     if faults.is_on(FaultKind.REST_BUSY) or not buckets.take(g.user, trio.current_time()):
-        return _json({"error": "too many requests"}, 429)
+        return json_answer({"error": "too many requests"}, 429)
     is_old = faults.is_on(FaultKind.REST_OLD)
     if not is_old and (g.user != _ANONYMOUS or not venue.options.cache_seconds):
         return None
     kept = answers.get(request.full_path)
     if kept is not None and (is_old or trio.current_time() - kept.at_s < venue.options.cache_seconds):
-        return Response(kept.body, 200, {"Age": f"{trio.current_time() - kept.at_s:.0f}"}, content_type=_JSON)
+        return Response(kept.body, 200, {"Age": f"{trio.current_time() - kept.at_s:.0f}"}, content_type=JSON)
     g.keep = True
     return None
-
-
-_JSON: Final = "application/json"
 
 
 def _user(keys: Keys) -> str:
@@ -172,54 +167,18 @@ def _user(keys: Keys) -> str:
     try:
         return keys.admit(key_id, headers.get(TIMESTAMP_HEADER), headers.get(SIGNATURE_HEADER), text)
     except Denied as denied:
-        raise _Answer(401, msgspec.Raw(denied.body())) from None
-
-
-def _json(body: object, status: int = 200) -> Response:
-    return Response(_encode(body), status, content_type=_JSON)
-
-
-# Parameters.
-
-
-def _number(args: MultiDict[str, str], name: str, default: int | None, most: int = 2**62) -> int | None:
-    text = args.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdigit()) or int(text) > most:
-        raise BadQuery(f"{name} is {text!r}; it is a number" + (f" from 0 to {most}" if most < 2**62 else ""))
-    return int(text)
-
-
-def _limit(args: MultiDict[str, str], default: int, most: int) -> int:
-    # 0 is allowed, and means the default.
-    return _number(args, "limit", default, most) or default
-
-
-def _flag(args: MultiDict[str, str], name: str) -> bool:
-    return args.get(name, "").lower() in {"true", "1"}
-
-
-def _choice(args: MultiDict[str, str], name: str, choices: Any) -> str:
-    value = args.get(name, "")
-    if value and value not in choices:
-        raise BadQuery(f"{name} is {value!r}; it is one of {', '.join(choices)}")
-    return value
-
-
-def _tickers(args: MultiDict[str, str], name: str = "tickers") -> tuple[str, ...]:
-    return tuple(dict.fromkeys(ticker for ticker in args.get(name, "").split(",") if ticker))
+        raise Answer(401, msgspec.Raw(denied.body())) from None
 
 
 # Which timestamp filters go with which status (Kalshi REST reference, "Get Markets").
 _TIMED: Final = {"created": {"", "unopened", "open"}, "close": {"", "closed"}, "settled": {"", "settled"}}
 
 
-def _market_filter(args: MultiDict[str, str]) -> MarketFilter:
-    status = _choice(args, "status", STATUS_FILTERS)
-    mve = _choice(args, "mve_filter", ("only", "exclude"))
+def _market_filter(args: Arguments) -> MarketFilter:
+    status = choice_of(args, "status", STATUS_FILTERS)
+    mve = choice_of(args, "mve_filter", ("only", "exclude"))
     times = {
-        f"{edge}_{name}_s": _number(args, f"{edge}_{name}_ts", None)
+        f"{edge}_{name}_s": number_of(args, f"{edge}_{name}_ts", None)
         for name in ("created", "close", "settled", "updated")
         for edge in ("min", "max")
     }
@@ -235,7 +194,7 @@ def _market_filter(args: MultiDict[str, str]) -> MarketFilter:
         status=status,
         event_ticker=args.get("event_ticker", ""),
         series_ticker=args.get("series_ticker", ""),
-        tickers=_tickers(args),
+        tickers=tickers_of(args),
         combos=None if not mve else mve == "only",
         **times,
     )
@@ -245,7 +204,7 @@ def _add_markets(app: QuartTrio, venue: Venue) -> None:
     def market_of(ticker: str) -> Any:
         market = venue.model.get(ticker)
         if market is None or market.visible_us > venue.now_us:
-            raise _error(404, "not_found", "market not found")
+            raise error(404, "not_found", "market not found")
         return market
 
     rows = RowWriter(venue.model)
@@ -253,15 +212,15 @@ def _add_markets(app: QuartTrio, venue: Venue) -> None:
     @app.get(f"{REST_ROOT}/markets")
     async def markets() -> Response:
         wanted = _market_filter(request.args)
-        limit = _limit(request.args, 100, 1_000)
+        limit = limit_of(request.args, 100, 1_000)
         page = select(venue, wanted, decode_cursor(request.args.get("cursor", "")), limit)
-        return Response(rows.page(page), 200, content_type=_JSON)
+        return Response(rows.page(page), 200, content_type=JSON)
 
     @app.get(f"{REST_ROOT}/markets/trades")
     async def trades() -> Response:
         args = request.args
-        ticker, limit = args.get("ticker", ""), _limit(args, 100, 1_000)
-        low, high = _number(args, "min_ts", None), _number(args, "max_ts", None)
+        ticker, limit = args.get("ticker", ""), limit_of(args, 100, 1_000)
+        low, high = number_of(args, "min_ts", None), number_of(args, "max_ts", None)
         start = decode_cursor(args.get("cursor", ""))
         found: list[TradeRecord] = []
         cursor = ""
@@ -280,7 +239,7 @@ def _add_markets(app: QuartTrio, venue: Venue) -> None:
                 cursor = encode_cursor(found[-1].number)
                 break
             found.append(trade)
-        return _json({"trades": [trade_shape(trade) for trade in found], "cursor": cursor})
+        return json_answer({"trades": [trade_shape(trade) for trade in found], "cursor": cursor})
 
     @app.get(f"{REST_ROOT}/markets/orderbooks")
     async def orderbooks() -> Response:
@@ -291,18 +250,18 @@ def _add_markets(app: QuartTrio, venue: Venue) -> None:
             raise BadQuery(f"a ticker has 1 to {_LONGEST_TICKER} characters")
         known = [market for ticker in tickers if (market := venue.model.get(ticker)) is not None]
         shown = [market for market in known if market.visible_us <= venue.now_us]
-        return _json(
+        return json_answer(
             {"orderbooks": [{"ticker": one.ticker, "orderbook_fp": book_shape(one)} for one in shown]}
         )
 
     @app.get(f"{REST_ROOT}/markets/<ticker>")
     async def market(ticker: str) -> Response:
-        return _json({"market": market_shape(market_of(ticker))})
+        return json_answer({"market": market_shape(market_of(ticker))})
 
     @app.get(f"{REST_ROOT}/markets/<ticker>/orderbook")
     async def orderbook(ticker: str) -> Response:
-        depth = _number(request.args, "depth", 0, 100) or 0
-        return _json({"orderbook_fp": book_shape(market_of(ticker), depth)})
+        depth = number_of(request.args, "depth", 0, 100) or 0
+        return json_answer({"orderbook_fp": book_shape(market_of(ticker), depth)})
 
 
 def _add_events(app: QuartTrio, venue: Venue) -> None:
@@ -311,12 +270,12 @@ def _add_events(app: QuartTrio, venue: Venue) -> None:
 
     async def listed(*, combos: bool) -> Response:
         args = request.args
-        limit = _limit(args, 200, 200)
-        status = _choice(args, "status", ("unopened", "open", "closed", "settled"))
+        limit = limit_of(args, 200, 200)
+        status = choice_of(args, "status", ("unopened", "open", "closed", "settled"))
         start = decode_cursor(args.get("cursor", ""))
-        series, wanted = args.get("series_ticker", ""), _tickers(args)
-        close, nested = _number(args, "min_close_ts", None), _flag(args, "with_nested_markets")
-        updated = _number(args, "min_updated_ts", None)
+        series, wanted = args.get("series_ticker", ""), tickers_of(args)
+        close, nested = number_of(args, "min_close_ts", None), flag_of(args, "with_nested_markets")
+        updated = number_of(args, "min_updated_ts", None)
         page: list[Any] = []
         cursor = ""
         for markets in venue.model.events(start, series=series, tickers=wanted, combos=combos):
@@ -337,9 +296,9 @@ def _add_events(app: QuartTrio, venue: Venue) -> None:
             "events": [event_shape(one, nested=nested) for one in page],
             "cursor": cursor,
         }
-        if _flag(args, "with_milestones"):
+        if flag_of(args, "with_milestones"):
             answer["milestones"] = []
-        return _json(answer)
+        return json_answer(answer)
 
     @app.get(f"{REST_ROOT}/events")
     async def events() -> Response:
@@ -353,26 +312,26 @@ def _add_events(app: QuartTrio, venue: Venue) -> None:
     async def event(ticker: str) -> Response:
         markets = visible(venue.model.of_event(ticker))
         if not markets:
-            raise _error(404, "not_found", "event not found")
-        nested = _flag(request.args, "with_nested_markets")
+            raise error(404, "not_found", "event not found")
+        nested = flag_of(request.args, "with_nested_markets")
         answer: dict[str, Any] = {"event": event_shape(markets, nested=nested)}
         if not nested:
             answer["markets"] = [market_shape(market) for market in markets]
-        return _json(answer)
+        return json_answer(answer)
 
     @app.get(f"{REST_ROOT}/series")
     async def series() -> Response:
         args = request.args
         tickers = venue.model.series()
         wanted = args.get("category", "") in {"", "Nature"} and args.get("tags", "") in {"", "Pond"}
-        return _json({"series": [series_shape(ticker) for ticker in tickers] if wanted else []})
+        return json_answer({"series": [series_shape(ticker) for ticker in tickers] if wanted else []})
 
     @app.get(f"{REST_ROOT}/series/<ticker>")
     async def one_series(ticker: str) -> Response:
         markets = visible(venue.model.of_series(ticker))
         if not markets:
-            raise _error(404, "not_found", "series not found")
-        return _json({"series": series_shape(ticker, markets)})
+            raise error(404, "not_found", "series not found")
+        return json_answer({"series": series_shape(ticker, markets)})
 
 
 def _add_exchange(app: QuartTrio, venue: Venue, keys: Keys) -> None:
@@ -380,7 +339,7 @@ def _add_exchange(app: QuartTrio, venue: Venue, keys: Keys) -> None:
     async def status() -> Response:
         trading = not venue.faults.is_on(FaultKind.MAINTENANCE)
         shards = ("default", "combos")
-        return _json(
+        return json_answer(
             {
                 "exchange_active": True,
                 "trading_active": trading,
@@ -409,148 +368,19 @@ def _add_exchange(app: QuartTrio, venue: Venue, keys: Keys) -> None:
         hours: dict[str, Any] = {day: broken if day == "thursday" else whole for day in days}
         start, end = (time_text(keys.wall_ms * 1_000 + days * 86_400_000_000) for days in (-365, 365))
         hours |= {"start_time": start, "end_time": end}
-        return _json({"schedule": {"standard_hours": [hours], "maintenance_windows": []}})
+        return json_answer({"schedule": {"standard_hours": [hours], "maintenance_windows": []}})
 
     @app.get(f"{REST_ROOT}/historical/cutoff")
     async def cutoff() -> Response:
         cut = time_text(venue.start_us - 90 * 86_400_000_000)
-        return _json({"market_settled_ts": cut, "trades_created_ts": cut, "orders_updated_ts": cut})
+        return json_answer({"market_settled_ts": cut, "trades_created_ts": cut, "orders_updated_ts": cut})
 
     @app.get(f"{REST_ROOT}/account/limits")
     async def limits() -> Response:
         if g.user == _ANONYMOUS:
-            raise _Answer(401, msgspec.Raw(Denied("authentication_error", "MISSING_HEADERS").body()))
+            raise Answer(401, msgspec.Raw(Denied("authentication_error", "MISSING_HEADERS").body()))
         rate = int(venue.options.read_tokens_per_second)
         bucket = {"refill_rate": rate, "bucket_capacity": 2 * rate}
-        return _json(
+        return json_answer(
             {"usage_tier": "basic", "read": bucket, "write": {"refill_rate": 100, "bucket_capacity": 100}}
-        )
-
-
-class _FaultOrder(msgspec.Struct, forbid_unknown_fields=True):
-    kind: FaultKind
-    connection: int | None = None
-    sid: int | None = None
-    channel: str | None = None
-    count: int = 1
-    duration_ms: int | None = None
-
-
-class _Campaign(msgspec.Struct, forbid_unknown_fields=True):
-    count: Annotated[int, msgspec.Meta(ge=0)]
-    span: Annotated[int, msgspec.Meta(ge=1)]
-
-
-_orders = msgspec.json.Decoder(_FaultOrder)
-_campaigns = msgspec.json.Decoder(_Campaign)
-_steerings = msgspec.json.Decoder(steering.Steering)
-
-
-def _add_simulator(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: Callable[[], None]) -> None:
-    @app.get("/simulator/truth")
-    async def truth() -> Response:
-        if tickers := _tickers(request.args):
-            known = [ticker for ticker in tickers if ticker in venue.model]
-            return _json({"at_us": venue.now_us, "books": [venue.truth(ticker) for ticker in known]})
-        while not venue.reckon(_RECKONED_AT_ONCE):
-            await trio.lowlevel.checkpoint()
-        tick()
-        return _json(venue.checksum())
-
-    @app.get("/simulator/truth/<ticker>")
-    async def true_book(ticker: str) -> Response:
-        if ticker not in venue.model:
-            raise _error(404, "not_found", "market not found")
-        return _json(venue.truth(ticker))
-
-    @app.get("/simulator/faults")
-    async def faults() -> Response:
-        return _json({"done": venue.ledger.done, "faults": list(venue.ledger)})
-
-    @app.post("/simulator/faults")
-    async def inject() -> Response:
-        try:
-            order = _orders.decode(await request.get_data())
-        except msgspec.DecodeError as error:
-            raise BadQuery(str(error)) from None
-        try:
-            injected = venue.faults.inject(
-                order.kind,
-                connection=order.connection,
-                sid=order.sid,
-                channel=order.channel,
-                count=order.count,
-                duration_ms=order.duration_ms,
-            )
-        except NothingToHarm as error:
-            raise _error(409, "nothing_to_harm", str(error)) from None
-        return _json({"faults": injected}, 201)
-
-    @app.post("/simulator/calm")
-    async def calm() -> Response:
-        venue.calm_down()
-        return _json(venue.checksum())
-
-    @app.post("/simulator/campaign")
-    async def campaign() -> Response:
-        try:
-            wanted = _campaigns.decode(await request.get_data())
-        except msgspec.DecodeError as error:
-            raise BadQuery(str(error)) from None
-        venue.faults.campaign(wanted.count, wanted.span)
-        return _json(wanted, 201)
-
-    @app.post("/simulator/freeze")
-    async def freeze() -> Response:
-        venue.freeze()
-        return _json({"frozen": True})
-
-    @app.post("/simulator/thaw")
-    async def thaw() -> Response:
-        venue.thaw()
-        nudge()
-        return _json({"frozen": False})
-
-    @app.post("/simulator/markets/<ticker>/<action>")
-    async def steer(ticker: str, action: str) -> Response:
-        try:
-            order = _steerings.decode(await request.get_data() or b"{}")
-            steering.steer(venue, ticker, action, order)
-        except (msgspec.DecodeError, ValueError) as error:
-            raise BadQuery(str(error)) from None
-        except KeyError:
-            raise _error(404, "not_found", "no such market, action or grid") from None
-        nudge()
-        return _json(venue.truth(ticker) if ticker in venue.model else {"ticker": ticker}, 201)
-
-    @app.get("/simulator/status")
-    async def simulator_status() -> Response:
-        sessions = venue.sessions.values()
-        return _json(
-            {
-                "at_us": venue.now_us,
-                "markets": len(venue.model),
-                "kept_markets": venue.model.kept_count,
-                "changes": venue.lives.steps,
-                "faults": len(venue.ledger),
-                "connections": [
-                    {
-                        "connection": session.number,
-                        "user": session.user,
-                        "peer": session.peer,
-                        "frames": session.frames,
-                        "backlog": session.backlog,
-                        "subscriptions": [
-                            {
-                                "sid": held.sid,
-                                "channel": held.channel.name,
-                                "seq": held.seq,
-                                "markets": None if held.every else len(held.tickers),
-                            }
-                            for held in session.subscriptions
-                        ],
-                    }
-                    for session in sessions
-                ],
-            }
         )
