@@ -143,7 +143,9 @@ def parse_size(text: object, path: str = "$") -> int:
     Raises:
         WireError: as `parse_size_change`, or negative.
     """
-    size = parse_size_change(text, path)
+    size = _sizes.get(text) if type(text) is str else None
+    if size is None:
+        size = parse_size_change(text, path)
     if size < 0:
         raise WireError(path, f"{text!r} is negative")
     return size

@@ -314,9 +314,13 @@ class StoreWriter:
         # The new book becomes visible with the version that its first message makes. Its number is
         # in the shared directory before that, which no reader minds: no version is that long yet.
         number = self._state.directory.add(ticker)
-        counts = msgspec.structs.replace(current.counts, awaiting=current.counts.awaiting + 1)
+        found = current.counts
+        counts = ConditionCounts(found.awaiting + 1, found.live, found.stale, found.closed)
         books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
-        return msgspec.structs.replace(current, books=books, counts=counts), number
+        grown = StoreVersion(
+            current.number, books, current.offsets, current.applied_us, current.behind, counts
+        )
+        return grown, number
 
     def _obey(self, event: GathererNotice, arrival: Arrival) -> Outcome:
         self.outcomes[Outcome.NOTICE] += 1

@@ -41,13 +41,29 @@ def read_levels(
     """
     if not pairs:
         return ()
+    # Without paths first: they are for errors only, and cost as much as all that they lead to.
+    try:
+        levels = {read_price(price, path): read_size(size, path) for price, size in pairs}
+    except WireError:
+        levels = {}
+    if len(levels) != len(pairs):
+        levels = _judge_levels(pairs, path, read_price, read_size)
+    return tuple([level for level in levels.items() if level[1]])
+
+
+def _judge_levels(
+    pairs: list[tuple[Any, Any]],
+    path: str,
+    read_price: Callable[[Any, str], int],
+    read_size: Callable[[Any, str], int],
+) -> dict[int, int]:
     levels: dict[int, int] = {}
     for index, (price_found, size_found) in enumerate(pairs):
         price = read_price(price_found, f"{path}[{index}][0]")
         if price in levels:
             raise WireError(f"{path}[{index}][0]", f"price {price_found!r} stands twice; neither is chosen")
         levels[price] = read_size(size_found, f"{path}[{index}][1]")
-    return tuple((price, size) for price, size in levels.items() if size)
+    return levels
 
 
 def read_price_ranges(items: Sequence[PriceRangeMessage], path: str) -> tuple[PriceRange, ...]:
