@@ -76,17 +76,18 @@ class Stage:
 
 
 @contextmanager
-def staged(load: LoadSettings, *, late: bool = False, **server: Any) -> Iterator[Stage]:
+def staged(load: LoadSettings, *, late: bool = False, apache: bool = False, **server: Any) -> Iterator[Stage]:
     """
     Start broker, publisher and server, with every market's snapshot in the store.
 
     Args:
         load: what is published.
         late: leave the feed to be started by the scenario.
+        apache: on Apache Kafka, which keeps what is published, instead of the embedded broker.
         server: further settings of the server process.
     """
     with ExitStack() as stack:
-        broker = stack.enter_context(Worker("broker", topics={_TOPIC: load.partitions}))
+        broker = stack.enter_context(Worker("broker", topics={_TOPIC: load.partitions}, apache=apache))
         address = broker.greeting["address"]
         # What is read later is published in large batches, which compress well: the embedded broker
         # keeps 5 MiB of a partition.

@@ -10,6 +10,7 @@ from typing import Any, Final
 from perf.clients.worker import Worker
 from perf.context import Context
 from perf.result import Goal, Measurement, ScenarioResult, Series, Table
+from perf.starting import start_from_topic
 
 __all__ = ["run"]
 
@@ -31,6 +32,7 @@ def run(context: Context) -> ScenarioResult:
     sizes, updates = (_QUICK, 20_000) if context.quick else (_SIZES, 100_000)
     served = [_measured(context, size, updates, served=True) for size in sizes]
     plain = [_measured(context, size, updates, served=False) for size in sizes]
+    started = start_from_topic(context)
     few, many = served[0], served[-1]
     largest = f"{sizes[-1]:,}"
     return ScenarioResult(
@@ -41,14 +43,17 @@ def run(context: Context) -> ScenarioResult:
             "skewed: activity by a Pareto distribution of shape 0.6, as of real markets; even: any market",
             "beside each update a list is allocated and kept for 10,000 updates, as a serving process does",
             "pauses: passes of the garbage collector, which stop every thread; CPU time",
+            *started.conditions,
         ),
         measurements=(
             Measurement("memory of a market", many["bytes"] / sizes[-1] / 1_024, "KB", f"{largest} markets"),
             Measurement("resident", many["total_bytes"] / 1e6, "MB", f"{largest} markets, the whole process"),
+            *started.measurements,
         ),
         tables=(
             Table("with the collector as `kalshibook serve` sets it", _COLUMNS, tuple(map(_row, served))),
             Table("with the collector as Python sets it", _COLUMNS, tuple(map(_row, plain))),
+            *started.tables,
         ),
         series=tuple(
             Series(
@@ -62,11 +67,9 @@ def run(context: Context) -> ScenarioResult:
             )
             for name in ("skewed", "even")
         ),
-        goals=_goals(few, many, largest),
-        notes=(
-            "Snapshots are decoded and applied in the process: reading them from a topic is not measured.",
-            "Pauses are the collector's only; waiting for the interpreter is in thousand-books.",
-        ),
+        goals=(*_goals(few, many, largest), *started.goals),
+        checks=started.checks,
+        notes=("Pauses are the collector's only; waiting for the interpreter is in thousand-books.",),
     )
 
 
