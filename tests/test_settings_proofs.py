@@ -89,6 +89,8 @@ PROOFS = {
     "gather.private_key": "gather/test_credentials.py::test_loads_from_settings",
     "gather.private_key_file": "gather/test_credentials.py::test_loads_from_settings",
     "gather.read_budget": "gather/test_rest.py::test_read_budget_paces_requests",
+    "gather.http_host": "gather/test_http.py::test_listens_where_the_settings_say",
+    "gather.http_port": "gather/test_http.py::test_listens_where_the_settings_say",
     "gather.rest_attempts": "gather/test_rest.py::test_rest_attempts_is_how_often_it_is_tried",
     "gather.rest_timeout_ms": "gather/test_rest.py::test_rest_timeout_is_how_long_an_attempt_may_take",
     "gather.rest_connections": "gather/test_rest.py::test_rest_connections_bounds_what_is_under_way",

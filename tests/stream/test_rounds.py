@@ -171,7 +171,7 @@ async def test_long_work_gives_way_when_its_slice_is_over() -> None:
     passes: list[float] = []
 
     class Passes(trio.abc.Instrument):
-        def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the instrument's
+        def before_io_wait(self, timeout: float) -> None:
             passes.append(times[0])
 
     work = TimeSlice(clock=lambda: times[0])

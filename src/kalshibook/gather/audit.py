@@ -35,9 +35,9 @@ _TYPES: Final = frozenset({"orderbook_snapshot", "orderbook_delta"})
 # A NO level is filed beyond all YES prices, so that one dict holds both sides.
 _NO: Final = 16_384
 
-# After an answer its book is judged when the socket has had time to say the same: after two seconds, and
-# where it differs after four and eight more.
-_PATIENCE_US: Final = (2_000_000, 4_000_000, 8_000_000)
+# After an answer its book is judged when the socket has had time to say the same: after so many tenths of
+# the window, and where it differs after so many more. With the usual 20 s that is 2, 4 and 8 s.
+_PATIENCE: Final = (1, 2, 4)
 # How long a request may have been under way, beside all that.
 _SLACK_US: Final = 15_000_000
 
@@ -108,7 +108,7 @@ class AuditBooks:
         on_wrong: Callable[[str, WrongReason], None] = lambda *_: None,
     ) -> None:
         self.window_us: Final = window_us
-        self._keep_us = window_us + sum(_PATIENCE_US) + _SLACK_US
+        self._keep_us = window_us + window_us * sum(_PATIENCE) // 10 + _SLACK_US
         self._on_wrong = on_wrong
         self._books: dict[str, _OwnBook] = {}
         # A notice puts thousands of books in doubt; none of them is touched. Each event has a number,
@@ -330,7 +330,7 @@ class Auditor:
             _, _, tries, polled = heappop(self._pending)
             ticker = polled.book.ticker
             verdict = self._books.matches(polled.book, since_us=polled.asked_us - self._books.window_us)
-            if verdict is False and tries + 1 < len(_PATIENCE_US):
+            if verdict is False and tries + 1 < len(_PATIENCE):
                 self._push(polled, tries + 1, now_us)
                 continue
             self._compared += 1
@@ -387,7 +387,8 @@ class Auditor:
 
     def _push(self, polled: Polled, tries: int, now_us: int) -> None:
         self._number += 1
-        heappush(self._pending, (now_us + _PATIENCE_US[tries], self._number, tries, polled))
+        due_us = now_us + self._books.window_us * _PATIENCE[tries] // 10
+        heappush(self._pending, (due_us, self._number, tries, polled))
 
 
 def auditor_of(

@@ -9,7 +9,7 @@ error has to name the clock.
 from email.utils import parsedate_to_datetime
 from typing import Final
 
-__all__ = ["explain_unauthorized", "skew_s"]
+__all__ = ["SUSPICIOUS_SKEW_S", "explain_unauthorized", "skew_s"]
 
 # Beyond this the clock is named as the cause. `Date` counts whole seconds and the answer travelled.
 SUSPICIOUS_SKEW_S: Final = 5

@@ -38,6 +38,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "command_timeout_s": (0.1, 600),
     "commands_in_flight": (1, 1_000),
     "heartbeat_ms": (50, 60_000),
+    "http_port": (0, 65_535),
     "lifecycle_connections": (0, 4),
     "markets_per_command": (1, 100_000),
     "markets_per_connection": (1, 500_000),
@@ -240,6 +241,14 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     audit_window_s: float = 20.0
     """How old a book over REST may be, caches included, when it is compared with our own."""
+
+    # Its own HTTP.
+
+    http_host: str = "127.0.0.1"
+    """Address at which health, metrics, gaps and incidents are served; ``0.0.0.0`` for all."""
+
+    http_port: int = 8010
+    """Port for that; 0 takes a free one."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot be."""

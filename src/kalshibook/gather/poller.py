@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 # Markets that no socket heals are asked for this often, if the budget allows.
 _URGENT_US: Final = 10_000_000
-_TICK_S: Final = 0.25
+_TICK_S: Final = 0.1
 _IDLE_S: Final = 1.0
 # Answers take longer than the distance of two calls, where the budget is large.
 _CALLS_IN_FLIGHT: Final = 16

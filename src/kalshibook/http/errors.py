@@ -12,7 +12,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from quart import Quart, Response, has_websocket_context, request
+from quart import Quart, Response, current_app, has_websocket_context, request
 from werkzeug.exceptions import HTTPException
 
 from kalshibook.errors import NotReady, ReadError, Stale, UnknownMarket, VersionGone
@@ -92,8 +92,15 @@ def refusal_of(error: ReadError) -> ApiError:
             return ApiError(503, "not_available", message)
 
 
-def install_error_handlers(app: Quart) -> None:
-    """Make every failure of `app` answer as JSON."""
+def install_error_handlers(app: Quart, *, listed_at: str = "/docs") -> None:
+    """
+    Make every failure of `app` answer as JSON.
+
+    Args:
+        app: the application.
+        listed_at: where it says what it serves.
+    """
+    app.config["KALSHIBOOK_LISTED_AT"] = listed_at
     app.register_error_handler(ApiError, _on_api_error)
     app.register_error_handler(ReadError, _on_read_error)
     app.register_error_handler(HTTPException, _on_http_exception)
@@ -120,7 +127,8 @@ async def _on_http_exception(error: HTTPException) -> Response:
     details: dict[str, object] = {}
     match status:
         case 404:
-            message = f"nothing is served at {path!r}; /docs lists what is"
+            listed_at = current_app.config["KALSHIBOOK_LISTED_AT"]
+            message = f"nothing is served at {path!r}; {listed_at} lists what is"
         case 405:
             allowed = sorted(set(getattr(error, "valid_methods", None) or ()) - {"OPTIONS"})
             details = {"allowed": allowed}

@@ -14,10 +14,10 @@ from kalshibook.http.answers import (
     StatisticsAnswer,
 )
 from kalshibook.http.context import Context, json_response, page_limit
-from kalshibook.http.errors import ApiError, ErrorBody
+from kalshibook.http.errors import ErrorBody
 from kalshibook.http.health import feed_answer, reasons_against
 from kalshibook.http.metrics import render
-from kalshibook.http.queries import IncidentsQuery, NoQuery, read_query
+from kalshibook.http.queries import IncidentsQuery, NoQuery, read_before, read_query
 from kalshibook.http.scrape import CONTENT_TYPE
 
 __all__ = ["operations_blueprint"]
@@ -89,18 +89,9 @@ def operations_blueprint(context: Context) -> Blueprint:
         """Gaps, quarantined records, conflations and the like, newest first."""
         query = read_query(IncidentsQuery, request.args)
         limit = page_limit(context, query.limit)
-        found = store.incidents.recent(limit + 1, before=_before(query.cursor))
+        found = store.incidents.recent(limit + 1, before=read_before(query.cursor))
         rows = [IncidentRow(**msgspec.structs.asdict(incident)) for incident in found[:limit]]
         cursor = str(rows[-1].id) if len(found) > limit else ""
         return json_response(IncidentsAnswer(store.incidents.counts(), cursor, rows))
 
     return blueprint
-
-
-def _before(cursor: str) -> int | None:
-    if not cursor:
-        return None
-    if cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18:
-        return int(cursor)
-    message = f"parameter 'cursor' is {cursor[:80]!r}, which no page gave; begin without it"
-    raise ApiError(400, "bad_request", message, {"parameter": "cursor"})

@@ -30,6 +30,7 @@ __all__ = [
     "TopsBody",
     "TopsQuery",
     "cursor_after",
+    "read_before",
     "read_body",
     "read_cursor",
     "read_offsets",
@@ -265,6 +266,21 @@ def read_offsets(text: str | None) -> Mapping[int, int] | None:
 def cursor_after(place: str) -> str:
     """Write the cursor of a page that ends with `place`."""
     return base64.urlsafe_b64encode(place.encode()).decode().rstrip("=")
+
+
+def read_before(cursor: str) -> int | None:
+    """
+    Read the cursor of a list that is paged by falling ids; empty begins at the newest.
+
+    Raises:
+        ApiError: 400, no page gave such a cursor.
+    """
+    if not cursor:
+        return None
+    if cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18:
+        return int(cursor)
+    message = f"parameter 'cursor' is {cursor[:80]!r}, which no page gave; begin without it"
+    raise ApiError(400, "bad_request", message, {"parameter": "cursor"})
 
 
 def read_cursor(cursor: str) -> str:

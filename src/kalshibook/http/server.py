@@ -40,6 +40,7 @@ async def serve(
     options: HttpOptions,
     *,
     date_header: bool = True,
+    names: tuple[str, str] = ("http.host", "http.port"),
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """
@@ -52,12 +53,13 @@ async def serve(
         app: what is served.
         options: where, and how patiently.
         date_header: whether answers get a `Date`; an application that sets its own wants none.
+        names: the settings that say where, for messages.
         task_status: told the address.
 
     Raises:
         SettingsError: host and port cannot be bound.
     """
-    listener = _bind(options.host, options.port)
+    listener = _bind(options.host, options.port, names)
     address = listener.getsockname()
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         # Accepted connections inherit it.
@@ -118,11 +120,11 @@ def _finishing(app: QuartTrio) -> Any:
     return asgi
 
 
-def _bind(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int, names: tuple[str, str]) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except (OSError, UnicodeError) as error:
-        raise SettingsError(f"http.host {host!r} is no address of this machine: {error}") from None
+        raise SettingsError(f"{names[0]} {host!r} is no address of this machine: {error}") from None
     family, kind, protocol, _, address = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
@@ -133,7 +135,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             reason = (
-                "is in use by another program; stop that or choose another http.port (0 takes a free one)"
+                f"is in use by another program; stop that or choose another {names[1]} (0 takes a free one)"
             )
         else:
             reason = f"cannot be listened on: {error.strerror}"
