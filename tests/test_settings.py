@@ -96,6 +96,7 @@ VALUES: dict[tuple[str, str], Any] = {
     ("gather", "stream_url"): OWN_STREAM,
     ("gather", "statuses"): ["open"],
     ("gather", "page_markets"): 500,
+    ("gather", "trade_connections"): 0,
     ("simulator", "fault_kinds"): ["lost"],
     ("simulator", "keys"): {"some.key": "some.pem"},
 }

@@ -35,13 +35,13 @@ _ENDPOINTS: Final = {
 }
 
 
-class GapsQuery(msgspec.Struct, frozen=True, kw_only=True):
+class _GapsQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which gaps to list."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=_MOST_ROWS)] = _ROWS
 
 
-class RegistryQuery(msgspec.Struct, frozen=True, kw_only=True):
+class _RegistryQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which market to show."""
 
     ticker: str | None = None
@@ -106,7 +106,7 @@ def _add_health(app: Quart, gatherer: Gatherer, traffic: Traffic) -> None:
 def _add_lists(app: Quart, gatherer: Gatherer) -> None:
     @app.get("/v1/gaps")
     async def gaps() -> Response:
-        query = read_query(GapsQuery, request.args)
+        query = read_query(_GapsQuery, request.args)
         counts = gatherer.ledger.counts()
         facts = {"found": counts.found, "healed": counts.healed, "open": counts.open}
         return _json(
@@ -150,7 +150,7 @@ def _add_state(app: Quart, gatherer: Gatherer) -> None:
 
     @app.get("/v1/registry")
     async def registry() -> Response:
-        query = read_query(RegistryQuery, request.args)
+        query = read_query(_RegistryQuery, request.args)
         if gatherer.sync is None:
             raise ApiError(404, "not_found", "this gatherer keeps no registry: its markets are given")
         held = gatherer.sync.registry
