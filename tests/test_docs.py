@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -15,6 +16,9 @@ from kalshibook.http import metrics
 from kalshibook.http.options import HttpOptions
 from kalshibook.server import BookServer, serve_in_thread
 from kalshibook.settings import Settings
+from kalshibook.simulator import SimulatorOptions
+from kalshibook.simulator.ledger import FaultKind
+from kalshibook.simulator.thread import ThreadedExchange, exchange_in_thread
 from kalshibook.store.states import COPIES, STATUSES
 from kalshibook.stream.hub import Hub
 from kalshibook.stream.options import StreamOptions
@@ -112,17 +116,29 @@ def test_python_beside_a_server_runs(fence: Fence, server: BookServer) -> None:
     exec(compile(program, fence.page, "exec"), {"__name__": "docs"})
 
 
+@pytest.fixture(scope="module")
+def exchange() -> Iterator[ThreadedExchange]:
+    """Simulate an exchange with the markets that the pages name."""
+    with exchange_in_thread(SimulatorOptions(open=True, markets=5, rest_lag_ms=0)) as running:
+        for ticker in TICKERS:
+            running.do(lambda exchange, ticker=ticker: exchange.create(ticker))  # type: ignore[misc]
+        yield running
+
+
 @pytest.mark.parametrize(("page", "line"), CURLS, ids=lambda part: part[:60])
-def test_curl_line_is_answered(page: str, line: str, server: BookServer) -> None:
-    """A request in a page gets the answer it is shown for: 200, or the status in its comment."""
+def test_curl_line_is_answered(page: str, line: str, server: BookServer, exchange: ThreadedExchange) -> None:
+    """A request in a page gets the answer it is shown for: one of 200, or the status in its comment."""
     command, _, comment = line.partition("  # ")
-    words = shlex.split(to_server(command, server))
+    words = shlex.split(
+        to_server(command, server).replace("127.0.0.1:8010", urlsplit(exchange.rest_url).netloc)
+    )
     url = next(word for word in words if word.startswith("http://"))
     body = words[words.index("-d") + 1].encode() if "-d" in words else None
 
     response = httpx.request("POST" if body else "GET", url, content=body)
 
-    assert (page, int(comment) if comment else 200) == (page, response.status_code)
+    expected = int(comment) if comment else 201 if response.status_code == 201 else 200
+    assert (page, expected) == (page, response.status_code)
 
 
 @pytest.mark.parametrize(
@@ -215,13 +231,26 @@ def test_a_components_page_names_every_module(page: str, folder: str) -> None:
     assert set() == modules - {"__init__", "options"} - set(re.findall(r"`(\w+)`", text))
 
 
+def test_every_kind_of_fault_is_explained() -> None:
+    """The simulator's reference names all kinds and no other."""
+    text = (DOCS / "reference" / "simulator.md").read_text(encoding="utf-8")
+    table = text[text.index("| kind | what happens |") : text.index("Schedules (")]
+    named = [
+        kind
+        for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+        for kind in re.findall(r"`(\w+)`", row)
+    ]
+
+    assert sorted(FaultKind) == sorted(named)
+
+
 SETTINGS = {
     f"{section.name}.{field.name}"
     for section in msgspec.structs.fields(Settings)
     for field in msgspec.structs.fields(section.type)
 }
 # In a page `store.book(…)` and `store/ladder.py` are code, not settings.
-NAMED = re.compile(r"`(store|kafka|http|stream|server|log)\.([a-z_]+)`")
+NAMED = re.compile(r"`(store|kafka|http|stream|server|simulator|log)\.([a-z_]+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
