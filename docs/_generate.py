@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import click
 import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
 from kalshibook.cli.main import COMMANDS, app
+from kalshibook.gather import metrics as gather_metrics
 from kalshibook.http import metrics
 from kalshibook.settings import PREFIX, Settings
 
@@ -19,7 +21,8 @@ def write_generated_pages(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in (
         ("command-line.md", command_line()),
-        ("metrics.md", metrics_table()),
+        ("metrics.md", metrics_table(metrics)),
+        ("gather-metrics.md", metrics_table(gather_metrics)),
         ("settings.md", settings_tables()),
     ):
         page = folder / name
@@ -46,9 +49,9 @@ def command_line() -> str:
     return "\n".join(parts)
 
 
-def metrics_table() -> str:
+def metrics_table(module: ModuleType) -> str:
     """Return the table of metrics that stands in the module which renders them."""
-    text = metrics.__doc__ or ""
+    text = module.__doc__ or ""
     rows = [line for line in text.splitlines() if line.startswith("|")]
     return "\n".join(rows) + "\n"
 

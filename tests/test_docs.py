@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from kalshibook import BookStore
+from kalshibook.gather import metrics as gather_metrics
 from kalshibook.http import metrics
 from kalshibook.http.options import HttpOptions
 from kalshibook.server import BookServer, serve_in_thread
@@ -216,6 +217,7 @@ COMPONENTS = [
     ("feeds", "feeds"),
     ("http", "http"),
     ("stream", "stream"),
+    ("gather", "gather"),
     ("simulator", "simulator"),
     ("simulator", "testing"),
     ("cli", "cli"),
@@ -250,7 +252,7 @@ SETTINGS = {
     for field in msgspec.structs.fields(section.type)
 }
 # In a page `store.book(…)` and `store/ladder.py` are code, not settings.
-NAMED = re.compile(r"`(store|kafka|http|stream|server|simulator|log)\.([a-z_]+)`")
+NAMED = re.compile(r"`(store|kafka|http|stream|server|gather|simulator|log)\.([a-z_]+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -263,8 +265,9 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_that_a_page_names_exist(page: Path) -> None:
-    """A metric that a page names stands in the table of all."""
-    known = set(re.findall(r"`(kalshibook_\w+)`", metrics.__doc__ or ""))
+    """A metric that a page names stands in a table of all, the server's or the gatherer's."""
+    tables = f"{metrics.__doc__}{gather_metrics.__doc__}"
+    known = set(re.findall(r"`(kalshibook_\w+)`", tables))
     named = set(re.findall(r"\bkalshibook_[a-z_]+", page.read_text(encoding="utf-8")))
 
     assert set() == {name.removesuffix("_total") for name in named} - known
