@@ -24,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stream": {"store", "wire", *PURE},
     "simulator": {"http", "store", "stream", "wire", *PURE},
     "gather": {"feeds", "http", "store", "wire", *PURE},
-    "archive": {"feeds", "store", "wire", *PURE},
+    "archive": {"feeds", "simulator", "store", "wire", *PURE},
 }
 
 # Third-party packages that a folder may import; folders that are not named may import any.
@@ -57,6 +57,7 @@ MAY_USE: dict[str, set[str]] = {
         "prometheus_client",
         "psycopg",
         "pyarrow",
+        "stamina",
     },
 }
 

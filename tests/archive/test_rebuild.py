@@ -16,7 +16,7 @@ from kalshibook.archive.merging import Merged, Place, Sighting, Stream, change_k
 from kalshibook.archive.migrate import migrate
 from kalshibook.archive.reading import DatabaseArchive, ParquetArchive, open_archive
 from kalshibook.archive.rebuild import (
-    Archive,
+    Books,
     KnownChange,
     KnownSnapshot,
     Sum,
@@ -87,7 +87,7 @@ class InMemory:
         return coverage_of(self._seen.get(ticker, ()), self._streams, gaps)
 
 
-def compared(archive: Archive, scenario: Scenario, moments: Sequence[int]) -> tuple[int, int]:
+def compared(archive: Books, scenario: Scenario, moments: Sequence[int]) -> tuple[int, int]:
     """Compare all books at these moments, and return how many were live of how many."""
     live = total = 0
     for at_us in moments:

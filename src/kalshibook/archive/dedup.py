@@ -70,8 +70,10 @@ class SourceState(msgspec.Struct):
     """In a row."""
     total_rows: dict[str, int] = {}
     """Rows read, by table."""
-    lag_us: int | None = None
-    """Between the receipt of its last row read and now, while there is more to read; else 0."""
+    last_received_us: int | None = None
+    """Receipt of the latest row merged."""
+    behind: bool = False
+    """Whether its last batch was full, so that more is waiting."""
 
 
 class Merging(msgspec.Struct, frozen=True):
@@ -266,7 +268,7 @@ class Deduplicator:
         assert connection is not None
         try:
             with connection.transaction():
-                new, grown = self._merge_within(connection, merge, batches)
+                new, grown, latest = self._merge_within(connection, merge, batches)
             self._step(f"{merge.table}: committed")
         except BaseException:
             for name in batches:
@@ -274,6 +276,11 @@ class Deduplicator:
             raise
         rows = 0
         for name, batch in batches.items():
+            state = self.states[name]
+            latest_us = latest.get(self._origins[name])
+            if latest_us is not None:
+                state.last_received_us = max(latest_us, state.last_received_us or 0)
+            state.behind = batch.rows == self._batch_rows
             self._cursors[_subject(name, self._readers[name].identity, merge.table)] = batch.end
             self._readers[name].remember(batch.connections, batch.sources)
             totals = self.states[name].total_rows
@@ -286,7 +293,7 @@ class Deduplicator:
 
     def _merge_within(
         self, connection: Connection, merge: Merge, batches: Mapping[str, _Batch]
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, dict[int, int]]:
         columns = ", ".join(("origin", *merge.columns, "xid", "ingest"))
         named = False
         with connection.cursor() as cursor:
@@ -315,7 +322,8 @@ class Deduplicator:
                 subject = _subject(name, self._readers[name].identity, merge.table)
                 _execute(cursor, _MOVE, [READER, subject, batch.end.position, batch.end.transaction_id])
             self._step(f"{merge.table}: moved")
-        return int(counted[0]), int(counted[1])
+            latest = cursor.execute(f"SELECT origin, max(received_us) FROM {merge.staged} GROUP BY origin")
+            return int(counted[0]), int(counted[1]), {int(origin): int(us) for origin, us in latest}
 
     # Sources.
 

@@ -12,7 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
 from kalshibook.archive.gaps import Coverage, Gap, Seen, coverage_of
-from kalshibook.archive.rebuild import KnownChange, KnownSnapshot, Sum, sums
+from kalshibook.archive.rebuild import KnownChange, KnownSnapshot, KnownTrade, Sum, sums
 from kalshibook.errors import ArchiveError
 from kalshibook.wire import Side
 
@@ -136,6 +136,25 @@ class DatabaseArchive:
         ]
         return coverage_of(snapshots, streams, gaps)
 
+    def tickers(self, from_us: int, until_us: int) -> list[str]:
+        """Return the markets of which anything is stored in a stretch of time, sorted."""
+        arguments = {"from": from_us, "at": until_us}
+        return [ticker for (ticker,) in self._connection.execute(self._queries["tickers"], arguments)]
+
+    def changes(self, ticker: str, from_us: int, until_us: int) -> list[KnownChange]:
+        """Return a market's changes of a stretch of time, its end exclusive, in no order."""
+        arguments = {"ticker": ticker, "from": from_us, "edge": until_us - 1, "at": until_us}
+        return [*self._near(arguments)]
+
+    def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
+        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
+        arguments = {"ticker": ticker, "from": from_us, "until": until_us}
+        rows = self._connection.execute(_TRADES, arguments)
+        return [
+            KnownTrade(at_us, trade_id, price, size, None if side is None else _SIDES[side])
+            for at_us, trade_id, price, size, side in rows
+        ]
+
     def _near(self, arguments: dict[str, Any]) -> Iterable[KnownChange]:
         rows = self._connection.execute(self._queries["near"], arguments)
         if self.is_production:
@@ -192,6 +211,11 @@ _SNAPSHOTS: Final = f"""
         AND t.received_at <= {_MOMENT.format("(%(at)s::bigint + %(near)s)")}
     ORDER BY t.received_at DESC LIMIT %(most)s
 """
+_TRADES: Final = f"""
+    SELECT {_AT}, t.trade_id, t.yes_price, t.size, t.taker_side FROM trades AS t
+    WHERE t.ticker = %(ticker)s AND t.exchange_at >= {_MOMENT.format("(%(from)s::bigint - 1000)")}
+        AND {_AT} >= %(from)s AND {_AT} < %(until)s
+"""
 _SEEN: Final = f"""
     SELECT t.connection_id, t.sid, {_AT}, t.received_us FROM orderbook_snapshots AS t
     WHERE t.ticker = %(ticker)s AND t.kind = 1
@@ -203,6 +227,15 @@ _OVERLAPPING: Final = """
     AND t.detected_us >= %(from)s - 172800000000 AND t.connection_id IS NOT NULL
 """
 _PRODUCTION: Final = {
+    "tickers": f"""
+        SELECT DISTINCT ticker FROM orderbook_deltas AS t
+        WHERE t.exchange_at >= {_MOMENT.format("%(from)s::bigint")}
+            AND t.exchange_at <= {_MOMENT.format("%(at)s::bigint")}
+        UNION SELECT DISTINCT ticker FROM orderbook_snapshots AS t
+        WHERE t.received_at >= {_MOMENT.format("%(from)s::bigint")}
+            AND t.received_at <= {_MOMENT.format("%(at)s::bigint")}
+        ORDER BY 1
+    """,
     "snapshots": _SNAPSHOTS,
     "seen": _SEEN,
     "near": f"""
@@ -237,6 +270,11 @@ _RECEIVED: Final = f"""
     AND {_MOMENT.format("(%(at)s::bigint + 3600000000)")}
 """
 _LOCAL: Final = {
+    "tickers": f"""
+        SELECT DISTINCT ticker FROM orderbook_deltas AS t WHERE {_RECEIVED}
+        UNION SELECT DISTINCT ticker FROM orderbook_snapshots AS t WHERE {_RECEIVED}
+        ORDER BY 1
+    """,
     "snapshots": _SNAPSHOTS,
     "seen": _SEEN,
     "near": f"""
@@ -335,17 +373,7 @@ class ParquetArchive:
         edge_us = min(at_us, snapshot.at_us + _NEAR_US)
         near = rows.filter(pc.and_(pc.less_equal(time, edge_us), pc.less_equal(time, at_us)))
         far = rows.filter(pc.and_(pc.greater(time, edge_us), pc.less_equal(time, at_us)))
-        changes = [
-            KnownChange(
-                _at_us(row),
-                _SIDES[row["side"]],
-                row["price"],
-                row["change"],
-                row["count"],
-                tuple(zip(row["streams"], row["sequences"], strict=True)),
-            )
-            for row in near.to_pylist()
-        ]
+        changes = [_change(row) for row in near.to_pylist()]
         return _added(sums(snapshot, changes, at_us), _summed(far))
 
     def coverage(self, ticker: str, from_us: int, until_us: int) -> Coverage:
@@ -380,6 +408,34 @@ class ParquetArchive:
         ]
         return coverage_of(snapshots, streams, gaps)
 
+    def tickers(self, from_us: int, until_us: int) -> list[str]:
+        """Return the markets of which anything is stored in a stretch of time, sorted."""
+        found: set[str] = set()
+        for table in ("orderbook_deltas", "orderbook_snapshots", "trades"):
+            rows = self._table(table, None, from_us, until_us)
+            if rows is not None:
+                found.update(pc.unique(rows["ticker"]).to_pylist())
+        return sorted(found)
+
+    def changes(self, ticker: str, from_us: int, until_us: int) -> list[KnownChange]:
+        """Return a market's changes of a stretch of time, its end exclusive, in no order."""
+        rows = self._rows("orderbook_deltas", ticker, from_us, until_us)
+        return [_change(row) for row in rows if from_us <= _at_us(row) < until_us]
+
+    def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
+        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
+        return [
+            KnownTrade(
+                at_us,
+                row["trade_id"],
+                row["yes_price"],
+                row["size"],
+                None if row["taker_side"] is None else _SIDES[row["taker_side"]],
+            )
+            for row in self._rows("trades", ticker, from_us, until_us)
+            if from_us <= (at_us := _at_us(row)) < until_us
+        ]
+
     def _rows(self, table: str, ticker: str | None, from_us: int, until_us: int) -> list[dict[str, Any]]:
         found = self._table(table, ticker, from_us, until_us)
         return [] if found is None else [*found.to_pylist()]
@@ -413,12 +469,24 @@ _LIVE: Final = 2
 _KEYS: Final = {
     "orderbook_deltas": ["ticker", "exchange_us", "side", "price", "change"],
     "orderbook_snapshots": ["ticker", "stream_id", "sequence", "kind"],
+    "trades": ["trade_id"],
     "gaps": ["gap_id"],
 }
 
 
 def _at_us(row: dict[str, Any]) -> int:
     return int(row["received_us"] if row["exchange_us"] is None else row["exchange_us"])
+
+
+def _change(row: dict[str, Any]) -> KnownChange:
+    return KnownChange(
+        _at_us(row),
+        _SIDES[row["side"]],
+        row["price"],
+        row["change"],
+        row["count"],
+        tuple(zip(row["streams"], row["sequences"], strict=True)),
+    )
 
 
 def _summed(rows: pa.Table) -> list[Sum]:

@@ -18,7 +18,17 @@ from kalshibook.archive.gaps import Coverage
 from kalshibook.store import EMPTY_LADDER, Activity, Book, Condition, Ladder, Market, Stamps
 from kalshibook.wire import Side
 
-__all__ = ["Archive", "KnownChange", "KnownSnapshot", "Sum", "book_from", "counted_after", "sums"]
+__all__ = [
+    "Archive",
+    "Books",
+    "KnownChange",
+    "KnownSnapshot",
+    "KnownTrade",
+    "Sum",
+    "book_from",
+    "counted_after",
+    "sums",
+]
 
 
 class KnownSnapshot(msgspec.Struct, frozen=True):
@@ -45,6 +55,16 @@ class KnownChange(msgspec.Struct, frozen=True):
     places: tuple[tuple[Hashable, int], ...]
 
 
+class KnownTrade(msgspec.Struct, frozen=True):
+    """A stored trade."""
+
+    at_us: int
+    trade_id: str
+    yes_price: int
+    size: int
+    taker_side: Side | None
+
+
 class Sum(msgspec.Struct, frozen=True):
     """What was added to one level in all."""
 
@@ -55,8 +75,8 @@ class Sum(msgspec.Struct, frozen=True):
     """The latest exchange time in it."""
 
 
-class Archive(Protocol):
-    """What books are rebuilt from: a database, or Parquet files."""
+class Books(Protocol):
+    """What books are rebuilt from."""
 
     def snapshots_before(self, ticker: str, at_us: int) -> Sequence[KnownSnapshot]:
         """Return the last snapshots up to a time, the latest first; none of another kind than books."""
@@ -66,6 +86,19 @@ class Archive(Protocol):
 
     def coverage(self, ticker: str, from_us: int, until_us: int) -> Coverage:
         """Return who watched a market in a stretch of time."""
+
+
+class Archive(Books, Protocol):
+    """A database, or Parquet files: books, and what happened to them."""
+
+    def tickers(self, from_us: int, until_us: int) -> list[str]:
+        """Return the markets of which anything is stored in a stretch of time, sorted."""
+
+    def changes(self, ticker: str, from_us: int, until_us: int) -> list[KnownChange]:
+        """Return a market's changes of a stretch of time, its end exclusive, in no order."""
+
+    def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
+        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
 
 
 def counted_after(snapshot: KnownSnapshot, change: KnownChange) -> int:
@@ -94,7 +127,7 @@ def sums(snapshot: KnownSnapshot, changes: Iterable[KnownChange], at_us: int) ->
     return [Sum(side, price, total, last_us) for (side, price), (total, last_us) in added.items()]
 
 
-def book_from(archive: Archive, ticker: str, at_us: int) -> Book:
+def book_from(archive: Books, ticker: str, at_us: int) -> Book:
     """
     Return the book of a market as the exchange had it at a time.
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Final, Self, final
 
@@ -101,6 +101,7 @@ class RecordingFeed:
         *,
         name: str = "recording",
         on_frame: Callable[[RecordedFrame], None] | None = None,
+        tape: Iterable[RecordedFrame] | None = None,
     ) -> None:
         """
         Prepare; nothing is read yet.
@@ -110,6 +111,7 @@ class RecordingFeed:
             options: what to play, and how.
             name: its name in health and logs.
             on_frame: told of each frame after it is applied, on the feed's thread.
+            tape: what to play instead of recordings, such as an `ArchiveTape`; the path is then only shown.
         """
         self.options: Final = options
         self.name: Final = name
@@ -118,6 +120,7 @@ class RecordingFeed:
         self._stopping = threading.Event()
         self._finished = threading.Event()
         self._thread: threading.Thread | None = None
+        self._given = tape
         self._tape: Tape | None = None
         self._records = self._bytes = self._rejected = 0
         self._last_us: int | None = None
@@ -133,10 +136,12 @@ class RecordingFeed:
         """
         if self._thread is not None:
             raise StoreError("a feed is started once; make another one")
-        tape = Tape(self.options.path, strict=self.options.strict, align=self.options.align)
+        tape = self._given
+        if tape is None:
+            tape = Tape(self.options.path, strict=self.options.strict, align=self.options.align)
         with ExitStack() as stack:
             writer = stack.enter_context(self._store.writer())
-            self._tape = tape
+            self._tape = tape if isinstance(tape, Tape) else None
             self._thread = threading.Thread(
                 target=self._run, args=(tape, writer, stack.pop_all()), name=f"feed-{self.name}", daemon=True
             )
@@ -193,11 +198,11 @@ class RecordingFeed:
         """Stop."""
         self.stop()
 
-    def _run(self, tape: Tape, writer: StoreWriter, resources: ExitStack) -> None:
+    def _run(self, tape: Iterable[RecordedFrame], writer: StoreWriter, resources: ExitStack) -> None:
         try:
             with resources:
                 try:
-                    self._show(FeedState.LIVE, f"playing {tape.path} at speed {self.options.speed}")
+                    self._show(FeedState.LIVE, f"playing {self.options.path} at speed {self.options.speed}")
                     ended = self._play(tape, writer)
                 except BaseException:
                     # While the writer is still ours. A store that nobody fills must not look ready.
@@ -216,7 +221,7 @@ class RecordingFeed:
         finally:
             self._finished.set()
 
-    def _play(self, tape: Tape, writer: StoreWriter) -> bool:
+    def _play(self, tape: Iterable[RecordedFrame], writer: StoreWriter) -> bool:
         while True:
             before = self._records
             pacer = Pacer(self.options.factor, self.options.max_pause_ms)
@@ -227,7 +232,7 @@ class RecordingFeed:
                     return False
                 self._apply(frame, writer)
             if not self._records:
-                raise FeedError(f"there is no frame in the recordings at {tape.path}")
+                raise FeedError(f"there is no frame in the recordings at {self.options.path}")
             if not self.options.loop or self._records == before:
                 self._end_batch(writer)
                 return True
