@@ -91,6 +91,36 @@ def test_a_new_subscription_has_a_new_sid_and_counts_anew() -> None:
     assert (2, 1) == (frames[0]["msg"]["sid"], frames[1]["seq"])
 
 
+def test_a_market_that_is_taken_out_is_silent() -> None:
+    """After `delete_markets` nothing of it comes; added again it begins with a snapshot."""
+    exchange = pond()
+    watcher = Watcher(exchange)
+    watcher.ask("subscribe", channels=["orderbook_delta"], market_tickers=[FROGS[0], TOAD])
+    change: dict[str, Any] = {"sid": 1, "market_ticker": TOAD}
+    (ok,) = watcher.ask("update_subscription", 2, action="delete_markets", **change)
+    assert {"market_tickers": [FROGS[0]]} == ok["msg"]
+    exchange.change(TOAD, "yes", 1_000, 1)
+    exchange.change(FROGS[0], "yes", 4_000, 1)
+    assert [FROGS[0]] == [frame["msg"]["market_ticker"] for frame in watcher.hear()]
+    _, snapshot = watcher.ask("update_subscription", 3, action="add_markets", **change)
+    assert ("orderbook_snapshot", 6) == (snapshot["type"], snapshot["seq"])
+    assert sides_of(exchange.truth(TOAD)) == watcher.sides(TOAD)
+
+
+def test_a_market_taken_out_before_its_snapshot() -> None:
+    """What was added and taken out at once is never told of, and added again it comes once."""
+    exchange = pond()
+    watcher = Watcher(exchange)
+    watcher.ask("subscribe", channels=["orderbook_delta"], market_tickers=[FROGS[0]])
+    change: dict[str, Any] = {"sid": 1, "market_ticker": TOAD}
+    watcher.send("update_subscription", 2, action="add_markets", **change)
+    watcher.send("update_subscription", 3, action="delete_markets", **change)
+    assert ["ok", "ok"] == [frame["type"] for frame in watcher.hear()]
+    for number, action in enumerate(("add_markets", "delete_markets", "add_markets"), 4):
+        watcher.send("update_subscription", number, action=action, **change)
+    assert ["ok", "ok", "ok", "orderbook_snapshot"] == [frame["type"] for frame in watcher.hear()]
+
+
 def test_unknown_tickers_are_missing_from_the_list() -> None:
     """A mistyped ticker is no error: the list of the next reply does not have it."""
     watcher = Watcher(pond())
@@ -259,3 +289,51 @@ def test_any_history_adds_up(steps: list[tuple[str, int, list[int]]], seed: int)
                         assert sides_of(exchange.truth(ticker)) == watcher.sides(ticker)
         exchange.disconnect(watcher.session)
     assert 0 == exchange.routes
+
+
+def test_turns_that_are_rare() -> None:
+    """A market is closed, reopened, closed again, disputed and amended; what is told is the exchange's."""
+    exchange = pond()
+    watcher = Watcher(exchange)
+    watcher.ask("subscribe", channels=["market_lifecycle_v2"])
+    now_s = START_US // 1_000_000
+
+    def told() -> list[str]:
+        return [frame["msg"]["event_type"] for frame in watcher.hear()]
+
+    exchange.close(TOAD)
+    assert ["close_date_updated"] == told()
+    exchange.advance(START_US + 100_000)
+    exchange.reopen(TOAD, now_s + 60)
+    assert ["close_date_updated", "activated"] == told()
+    exchange.advance(START_US + 50_000_000)
+    assert ([], "active") == (told(), exchange.truth(TOAD).status)
+    exchange.advance(START_US + 63_500_000)
+    assert (["determined"], "determined") == (told(), exchange.truth(TOAD).status)
+    exchange.dispute(TOAD)
+    exchange.advance(START_US + 100_000_000)
+    assert ([], "disputed") == (told(), exchange.truth(TOAD).status)
+    exchange.determine(TOAD, "no")
+    assert (["determined"], "amended") == (told(), exchange.truth(TOAD).status)
+    assert "0.0000" == watcher.of("market_lifecycle_v2")[-1]["settlement_value"]
+    exchange.advance(START_US + 106_000_000)
+    assert (["settled"], "finalized") == (told(), exchange.truth(TOAD).status)
+
+
+def test_a_grid_can_become_finer() -> None:
+    """Resting orders stay, the bands are told; a grid without their prices is refused."""
+    exchange = pond()
+    watcher = Watcher(exchange)
+    watcher.ask("subscribe", channels=["market_lifecycle_v2"])
+    before = exchange.truth(FROGS[0])
+    exchange.set_grid(FROGS[0], "deci_cent")
+    (frame,) = watcher.hear()
+    assert ("price_level_structure_updated", "deci_cent") == (
+        frame["msg"]["event_type"],
+        frame["msg"]["price_level_structure"],
+    )
+    assert sides_of(before) == sides_of(exchange.truth(FROGS[0]))
+    exchange.change(FROGS[0], "yes", 4_010, 5)
+    with pytest.raises(ValueError, match="not in tuple"):
+        exchange.set_grid(FROGS[0], "linear_cent")
+    assert (4_010, 5) in exchange.truth(FROGS[0]).yes

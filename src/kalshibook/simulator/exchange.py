@@ -144,6 +144,10 @@ class ModelMarket:
         """Whether it is a multivariate market, which the exchange lists and tells of apart."""
         return self.ticker.startswith(COMBO_PREFIX)
 
+    def is_in(self, *statuses: Status) -> bool:
+        """Tell whether its status is one of these."""
+        return self.status in statuses
+
     def best(self, side: Side) -> tuple[int, int] | None:
         """Return price and size of a side's best bid, on the scale of the side."""
         held = self.side(side)
@@ -195,6 +199,19 @@ class ModelMarket:
             raise ValueError(f"a {side} bid in slot {slot} would trade with the {other.slots[-1]} opposite")
         mine.change(slot, change)
         return price
+
+    def regrid(self, grid: Grid) -> None:
+        """
+        Put the market on another grid; resting orders stay.
+
+        Raises:
+            ValueError: an order rests at a price that the new grid does not have.
+        """
+        moved = [[(grid.slot(price), size) for price, size in self.levels(side)] for side in ("yes", "no")]
+        self.grid = grid
+        for held, levels in zip((self.yes, self.no), moved, strict=True):
+            held.slots = [slot for slot, _ in levels]
+            held.sizes = dict(levels)
 
     def levels(self, side: Side) -> list[tuple[int, int]]:
         """Return one side as (price, size), ascending."""

@@ -14,10 +14,12 @@ from typing import Final, Protocol, TypeAlias
 from kalshibook.numbers import ONE_DOLLAR
 from kalshibook.simulator.activity import BookActivity, Step
 from kalshibook.simulator.exchange import ExchangeModel, ModelMarket, Status
+from kalshibook.simulator.grids import Grid
 from kalshibook.simulator.measured import CLUSTER_SIZES
 from kalshibook.simulator.naming import lasting_combo, lasting_market, market_id_of, passing_market
 from kalshibook.simulator.options import GeneratorOptions
 from kalshibook.simulator.pace import Pace, mean_gaps_us
+from kalshibook.simulator.told import price_ranges
 
 __all__ = ["Audience", "Course", "MarketLives"]
 
@@ -198,15 +200,34 @@ class MarketLives:
         market.status = Status.CLOSED
         self._audience.turned(market)
 
+    def reopen(self, market: ModelMarket, close_s: int) -> None:
+        """Let a closed market trade again, until a later time."""
+        self.set_close(market, close_s)
+        self.resume(market)
+
     def drain(self, market: ModelMarket) -> None:
         """Cancel all resting orders."""
         self._take_all(market, self.activity(market).drain())
 
+    def dispute(self, market: ModelMarket) -> None:
+        """Let a result be challenged, which is not told."""
+        self._turn_to(market, Status.DISPUTED)
+        self._audience.turned(market)
+
+    def set_grid(self, market: ModelMarket, grid: Grid) -> None:
+        """Put a market on another grid that has all the prices at which orders rest."""
+        market.regrid(grid)
+        market.updated_us = self.now_us
+        self._activities.pop(market.ticker, None)
+        fields: dict[str, object] = {"price_level_structure": grid.name, "price_ranges": price_ranges(grid)}
+        self._audience.told(market, "price_level_structure_updated", fields)
+
     def determine(self, market: ModelMarket, result: str) -> None:
-        """Announce a market's result."""
+        """Announce a market's result; a second one, after a dispute, amends it."""
         market.result = result
         market.settlement_value = ONE_DOLLAR if result == "yes" else 0
-        self._turn_to(market, Status.DETERMINED)
+        is_amended = market.status is Status.DISPUTED
+        self._turn_to(market, Status.AMENDED if is_amended else Status.DETERMINED)
         fields: dict[str, object] = {
             "result": result,
             "settlement_value": "1.0000" if result == "yes" else "0.0000",
@@ -243,10 +264,20 @@ class MarketLives:
     def ending(self, market: ModelMarket) -> Course:
         """Return what follows a close: orders are cancelled, the result is found, contracts are paid."""
         yield self.now_us + 20_000 + int(self._random.random() * _SECOND_US)
+        if not market.is_in(Status.CLOSED):
+            return  # reopened meanwhile
         self.drain(market)
         yield self.now_us + 2 * _SECOND_US
+        if not market.is_in(Status.CLOSED):
+            return
         self.determine(market, "yes" if self._random.random() < 0.5 else "no")
+        yield from self.settling(market)
+
+    def settling(self, market: ModelMarket) -> Course:
+        """Return what follows a result, unless somebody disputes it."""
         yield self.now_us + 5 * _SECOND_US
+        if not market.is_in(Status.DETERMINED, Status.AMENDED):
+            return
         self.settle(market)
         yield self.now_us + self.options.settled_seconds * _SECOND_US
         if market.ticker in self._exchange:

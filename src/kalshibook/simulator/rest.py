@@ -6,7 +6,7 @@ Shapes, parameters and errors follow Kalshi's REST reference of autumn 2026.
 
 import time
 from collections.abc import Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 import trio
@@ -55,7 +55,7 @@ REST_ROOT: Final = "/trade-api/v2"
 _ANONYMOUS: Final = ""
 _MOST_BOOKS: Final = 100
 _LONGEST_TICKER: Final = 200
-_KEPT_ANSWERS: Final = 20_000
+_KEPT_BYTES: Final = 67_108_864
 
 
 class Keys(Protocol):
@@ -74,9 +74,31 @@ class Keys(Protocol):
         """The exchange's wall clock."""
 
 
-class _Kept(msgspec.Struct):
+class _Kept(NamedTuple):
     at_s: float
     body: bytes
+
+    @property
+    def age_s(self) -> float:
+        return trio.current_time() - self.at_s
+
+
+class _KeptAnswers:
+    """Answers that may be given again, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Kept] = {}
+        self._bytes = 0
+
+    def get(self, path: str) -> _Kept | None:
+        return self._kept.get(path)
+
+    def keep(self, path: str, body: bytes) -> None:
+        if self._bytes + len(body) > _KEPT_BYTES:
+            self._kept.clear()
+            self._bytes = 0
+        self._kept[path] = _Kept(trio.current_time(), body)
+        self._bytes += len(body)
 
 
 def make_exchange_app(
@@ -93,14 +115,14 @@ def make_exchange_app(
     """
     app = QuartTrio("kalshibook-simulator", static_folder=None)
     buckets = TokenBuckets(venue.options.read_tokens_per_second)
-    answers: dict[str, _Kept] = {}
+    kept = _KeptAnswers()
 
     @app.before_request
     async def before() -> Response | None:
         tick()
         if not request.path.startswith(REST_ROOT):
             return None
-        return await _gate(venue, keys, buckets, answers)
+        return await _gate(venue, keys, buckets, kept)
 
     @app.after_request
     async def after(response: Response) -> Response:
@@ -108,9 +130,7 @@ def make_exchange_app(
             "%a, %d %b %Y %H:%M:%S GMT", time.gmtime(keys.wall_ms / 1_000)
         )
         if getattr(g, "keep", False) and response.status_code == 200:
-            if len(answers) >= _KEPT_ANSWERS:
-                answers.clear()
-            answers[request.full_path] = _Kept(trio.current_time(), await response.get_data(as_text=False))
+            kept.keep(request.full_path, await response.get_data(as_text=False))
         return response
 
     @app.errorhandler(Answer)
@@ -135,9 +155,7 @@ def make_exchange_app(
     return app
 
 
-async def _gate(
-    venue: Venue, keys: Keys, buckets: TokenBuckets, answers: dict[str, _Kept]
-) -> Response | None:
+async def _gate(venue: Venue, keys: Keys, buckets: TokenBuckets, answers: _KeptAnswers) -> Response | None:
     """Judge a request before it is answered: faults, signature, tokens, cache."""
     faults = venue.faults
     if faults.delay_s:
@@ -151,8 +169,8 @@ async def _gate(
     if not is_old and (g.user != _ANONYMOUS or not venue.options.cache_seconds):
         return None
     kept = answers.get(request.full_path)
-    if kept is not None and (is_old or trio.current_time() - kept.at_s < venue.options.cache_seconds):
-        return Response(kept.body, 200, {"Age": f"{trio.current_time() - kept.at_s:.0f}"}, content_type=JSON)
+    if kept is not None and (is_old or kept.age_s < venue.options.cache_seconds):
+        return Response(kept.body, 200, {"Age": f"{kept.age_s:.0f}"}, content_type=JSON)
     g.keep = True
     return None
 

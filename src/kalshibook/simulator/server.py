@@ -297,6 +297,22 @@ class SimulatedExchange:
         """Close a market now; it is determined and settled some seconds later."""
         self._steer(self.venue.close, ticker)
 
+    def reopen(self, ticker: str, close_s: int) -> None:
+        """Let a closed market trade again until a later time, Unix seconds."""
+        self._steer(self.venue.reopen, ticker, close_s)
+
+    def dispute(self, ticker: str) -> None:
+        """Let a market's result be challenged."""
+        self._steer(self.venue.dispute, ticker)
+
+    def determine(self, ticker: str, result: str) -> None:
+        """Announce a market's result, ``yes`` or ``no``; it is settled some seconds later."""
+        self._steer(self.venue.determine, ticker, result)
+
+    def set_grid(self, ticker: str, grid: str) -> None:
+        """Put a market on another tick grid, by its name."""
+        self._steer(self.venue.set_grid, ticker, grid)
+
     def delist(self, ticker: str) -> None:
         """Take a market off the lists at once, which nobody is told."""
         self._steer(self.venue.delist, ticker)

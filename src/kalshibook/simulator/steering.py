@@ -1,14 +1,14 @@
 """Steering single markets by requests: what `Venue` does by methods, by the name of the action. Pure."""
 
+from collections.abc import Callable, Mapping
+from typing import Final, Literal
+
 import msgspec
 
 from kalshibook.simulator.venue import Venue
 from kalshibook.wire import Side
 
 __all__ = ["ACTIONS", "Steering", "steer"]
-
-ACTIONS = ("create", "change", "trade", "pause", "resume", "set_close", "close", "delist")
-"""What can be done to a market."""
 
 
 class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -23,9 +23,39 @@ class Steering(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     open_s: int | None = None
     """Of ``create``: Unix seconds."""
     close_s: int | None = None
-    """Of ``create`` and ``set_close``: Unix seconds."""
+    """Of ``create``, ``set_close`` and ``reopen``: Unix seconds."""
     grid: str = "linear_cent"
-    """Of ``create``."""
+    """Of ``create`` and ``set_grid``."""
+    result: Literal["yes", "no"] = "yes"
+    """Of ``determine``."""
+
+
+def _create(venue: Venue, ticker: str, order: Steering) -> None:
+    venue.create(ticker, open_s=order.open_s, close_s=order.close_s, grid=order.grid)
+    venue.advance(venue.now_us)
+
+
+def _close_of(order: Steering) -> int:
+    if order.close_s is None:
+        raise ValueError("close_s is missing")
+    return order.close_s
+
+
+ACTIONS: Final[Mapping[str, Callable[[Venue, str, Steering], object]]] = {
+    "create": _create,
+    "change": lambda venue, ticker, it: venue.change(ticker, it.side, it.price, it.size),
+    "trade": lambda venue, ticker, it: venue.trade(ticker, it.side, it.size),
+    "pause": lambda venue, ticker, _: venue.pause(ticker),
+    "resume": lambda venue, ticker, _: venue.resume(ticker),
+    "set_close": lambda venue, ticker, it: venue.set_close(ticker, _close_of(it)),
+    "set_grid": lambda venue, ticker, it: venue.set_grid(ticker, it.grid),
+    "close": lambda venue, ticker, _: venue.close(ticker),
+    "reopen": lambda venue, ticker, it: venue.reopen(ticker, _close_of(it)),
+    "determine": lambda venue, ticker, it: venue.determine(ticker, it.result),
+    "dispute": lambda venue, ticker, _: venue.dispute(ticker),
+    "delist": lambda venue, ticker, _: venue.delist(ticker),
+}
+"""What can be done to a market."""
 
 
 def steer(venue: Venue, ticker: str, action: str, order: Steering) -> None:
@@ -36,23 +66,4 @@ def steer(venue: Venue, ticker: str, action: str, order: Steering) -> None:
         KeyError: there is no such market, action or grid.
         ValueError: it cannot be done.
     """
-    if action not in ACTIONS:
-        raise KeyError(action)
-    if action == "create":
-        venue.create(ticker, open_s=order.open_s, close_s=order.close_s, grid=order.grid)
-        venue.advance(venue.now_us)
-    elif action == "change":
-        venue.change(ticker, order.side, order.price, order.size)
-    elif action == "trade":
-        venue.trade(ticker, order.side, order.size)
-    elif action == "set_close":
-        if order.close_s is None:
-            raise ValueError("set_close needs close_s")
-        venue.set_close(ticker, order.close_s)
-    else:
-        {
-            "pause": venue.pause,
-            "resume": venue.resume,
-            "close": venue.close,
-            "delist": venue.delist,
-        }[action](ticker)
+    ACTIONS[action](venue, ticker, order)

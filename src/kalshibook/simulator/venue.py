@@ -476,6 +476,32 @@ class Venue:
             self.lives.close(market)
             self.lives.schedule(self.now_us, self.lives.ending(market))
 
+    def reopen(self, ticker: str, close_s: int) -> None:
+        """Let a closed market trade again until a later time, with a new book; it closes by the clock."""
+        market = self.model.touch(ticker)
+        self.lives.reopen(market, close_s)
+        self.lives.schedule(self.now_us, self.lives.by_the_clock(market))
+
+    def dispute(self, ticker: str) -> None:
+        """Let a market's result be challenged; it is not settled before it is determined again."""
+        self.lives.dispute(self.model.touch(ticker))
+
+    def determine(self, ticker: str, result: str) -> None:
+        """Announce a market's result, ``yes`` or ``no``; settled some seconds later, and off the lists."""
+        market = self.model.touch(ticker)
+        self.lives.determine(market, result)
+        self.lives.schedule(self.now_us, self.lives.settling(market))
+
+    def set_grid(self, ticker: str, grid: str) -> None:
+        """
+        Put a market on another tick grid.
+
+        Raises:
+            KeyError: there is no such market or grid.
+            ValueError: an order rests at a price that the new grid does not have.
+        """
+        self.lives.set_grid(self.model.touch(ticker), GRIDS[grid])
+
     def delist(self, ticker: str) -> None:
         """Take a market off the lists at once, which nobody is told."""
         market = self.model.touch(ticker)
