@@ -42,11 +42,18 @@ def command_line() -> str:
     for name in COMMANDS:
         command = app.get_command(context, name)
         assert command is not None
-        shown = click.Context(
-            command, info_name=name, parent=context, max_content_width=96, terminal_width=96
-        )
-        parts.append(f"## `{name}`\n\n```text\n{command.get_help(shown)}\n```\n")
+        parts += _help(name, command, context)
     return "\n".join(parts)
+
+
+def _help(name: str, command: click.Command, context: click.Context, level: str = "##") -> Iterator[str]:
+    shown = click.Context(command, info_name=name, parent=context, max_content_width=96, terminal_width=96)
+    yield f"{level} `{name}`\n\n```text\n{command.get_help(shown)}\n```\n"
+    if isinstance(command, click.Group):
+        for below in command.list_commands(shown):
+            found = command.get_command(shown, below)
+            assert found is not None
+            yield from _help(below, found, shown, f"{level}#")
 
 
 def metrics_table(module: ModuleType) -> str:

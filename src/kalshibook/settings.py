@@ -23,6 +23,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
+from kalshibook.archive.options import ArchiveOptions
 from kalshibook.errors import SettingsError
 from kalshibook.feeds.options import KafkaOptions, is_secret
 from kalshibook.gather.options import GatherOptions
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     stream: StreamOptions = msgspec.field(default_factory=StreamOptions)
     server: ServerOptions = msgspec.field(default_factory=ServerOptions)
     gather: GatherOptions = msgspec.field(default_factory=GatherOptions)
+    archive: ArchiveOptions = msgspec.field(default_factory=ArchiveOptions)
     simulator: SimulatorOptions = msgspec.field(default_factory=SimulatorOptions)
     log: LogOptions = msgspec.field(default_factory=LogOptions)
 

@@ -56,6 +56,9 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     group: str = "kalshibook-archive"
     """Consumer group of `kalshibook archive write`, and the name of its cursors in the database."""
 
+    gaps_topic: str = "market-data-gaps"
+    """The topic of the gap ledger, stored beside; empty for none."""
+
     batch_rows: int = 1_000
     """Rows stored in one transaction, at most."""
 

@@ -30,6 +30,7 @@ COMMANDS: Final = {
         "kalshibook.cli.simulate:simulate",
         "A local Kalshi to develop against, with faults on demand.",
     ),
+    "archive": ("kalshibook.cli.archive:archive", "Keep what the gatherers saw."),
     "top": ("kalshibook.cli.top:top", "Print the best prices, once."),
     "watch": ("kalshibook.cli.watch:watch", "Follow the best prices as they change."),
     "settings": ("kalshibook.cli.settings:settings", "Print every setting and where it comes from."),

@@ -71,6 +71,9 @@ CREATE TABLE time_series (
 COMMENT ON TABLE time_series IS 'The partitioned tables; `kalshibook archive migrate` writes the settings here.';
 COMMENT ON COLUMN time_series.keep_s IS 'How long rows are kept; NULL is for ever.';
 
+CREATE TABLE archive_settings (name text PRIMARY KEY, value integer);
+COMMENT ON TABLE archive_settings IS 'Settings that housekeeping needs and that are of no time series.';
+
 -- Native partitions only: hypertables keep such a list of their own.
 CREATE TABLE chunks (
     name text PRIMARY KEY,
