@@ -1,4 +1,4 @@
-"""Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `kafka`."""
+"""Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `kafka`, `databases`."""
 
 import shutil
 import subprocess
@@ -76,6 +76,13 @@ def demo(session: nox.Session) -> None:
     """Serve a made-up market from an embedded broker; arguments go to `kalshibook demo`."""
     session.install("-e", ".[cli]")
     session.run("kalshibook", "demo", *session.posargs)
+
+
+@nox.session
+def databases(session: nox.Session) -> None:
+    """Run the archive's tests on a PostgreSQL and a TimescaleDB, which `.ci/databases` installs."""
+    session.install("-e", ".[dev]")
+    session.run("pytest", "tests/archive", "tests/cli/test_archive.py", *session.posargs)
 
 
 @nox.session

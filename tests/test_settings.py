@@ -97,6 +97,8 @@ VALUES: dict[tuple[str, str], Any] = {
     ("gather", "statuses"): ["open"],
     ("gather", "page_markets"): 500,
     ("gather", "trade_connections"): 0,
+    ("archive", "keep_days"): {"trades": 7},
+    ("archive", "chunk_hours"): {"trades": 7},
     ("simulator", "fault_kinds"): ["lost"],
     ("simulator", "keys"): {"some.key": "some.pem"},
 }

@@ -1,3 +1,4 @@
+import itertools
 import random
 import signal
 import subprocess
@@ -191,6 +192,28 @@ def test_books_are_stored_whole(broker: EmbeddedBroker, dsn: str) -> None:
     assert [(1, [100], 1), (24, [2_500], 2)] == query(
         dsn, "SELECT sequence, yes_sizes, kind FROM orderbook_snapshots ORDER BY kind"
     )
+
+
+def test_housekeeping_minutes_is_how_often(broker: EmbeddedBroker, dsn: str) -> None:
+    """Every so many minutes while reading goes on, and not before."""
+    minutes = itertools.count()
+    done: list[int] = []
+
+    def keep_house() -> None:
+        done.append(next(minutes))
+        if len(done) == 3:
+            archiver.stopping.set()
+
+    archiver = KafkaArchiver(
+        KafkaOptions(bootstrap_servers=str(broker), extra=SESSION),
+        options(dsn, housekeeping_minutes=50),
+        upkeep=keep_house,
+        # Each look at the clock takes a minute.
+        clock_s=lambda: next(minutes) * 60.0,
+    )
+    archiver.run()
+
+    assert [True, True] == [50 <= later - earlier <= 54 for earlier, later in itertools.pairwise(done)]
 
 
 def test_a_missing_topic_is_said(dsn: str) -> None:

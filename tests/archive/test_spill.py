@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from kalshibook.archive.entries import Entry, decode_entries, encode_entries
+from kalshibook.archive.options import ArchiveOptions
 from kalshibook.archive.rows import StoredRow
 from kalshibook.archive.spill import Spill
+from kalshibook.archive.writer import ArchiveWriter
 from kalshibook.errors import ArchiveError
 from tests.archive.entries import DELTA, GAP, LIFECYCLE, SNAPSHOT, TICKER, TRADE
 
@@ -116,7 +118,7 @@ class TestSpill:
         (tmp_path / "file").write_text("")
 
         with pytest.raises(ArchiveError, match=r"archive\.spill_folder .*file"):
-            Spill(tmp_path / "file", MEBIBYTE)
+            ArchiveWriter(ArchiveOptions(spill_folder=str(tmp_path / "file")))
 
 
 def test_entries_come_back_as_they_were() -> None:

@@ -70,15 +70,22 @@ class KafkaArchiver:
     Args:
         kafka: which brokers and which topic.
         options: the database, the group, the sizes of batches.
-        upkeep: called now and then, between batches.
+        upkeep: called every `housekeeping_minutes`, between batches.
+        clock_s: seconds, from any beginning.
     """
 
     def __init__(
-        self, kafka: KafkaOptions, options: ArchiveOptions, *, upkeep: Callable[[], object] = lambda: None
+        self,
+        kafka: KafkaOptions,
+        options: ArchiveOptions,
+        *,
+        upkeep: Callable[[], object] = lambda: None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._kafka = kafka
         self._options = options
         self._upkeep = upkeep
+        self._clock_s = clock_s
         self._reader = f"kafka:{options.group}"
         self._store = BatchStore(options.dsn)
         self._books = MinuteBooks(options.snapshot_interval_s) if options.snapshot_interval_s else None
@@ -124,11 +131,11 @@ class KafkaArchiver:
             self._consumer.subscribe(
                 self._topics(), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
-            upkeep_s = time.monotonic() + self._options.housekeeping_minutes * 60
+            kept_s = self._clock_s()
             while not self.stopping.is_set():
                 self._turn()
-                if time.monotonic() >= upkeep_s:
-                    upkeep_s = time.monotonic() + self._options.housekeeping_minutes * 60
+                if self._clock_s() >= kept_s + self._options.housekeeping_minutes * 60:
+                    kept_s = self._clock_s()
                     self._upkeep()
             self._flush()
         finally:
@@ -158,19 +165,19 @@ class KafkaArchiver:
 
     def _turn(self) -> None:
         wanted = self._options.batch_rows - len(self._pending)
-        age_s = time.monotonic() - self._oldest_s if self._pending else 0.0
+        age_s = self._clock_s() - self._oldest_s if self._pending else 0.0
         patience_s = max(self._options.batch_ms / 1_000 - age_s, 0.0)
         if wanted > 0:
             self._take(self._consumer.consume(wanted, min(patience_s, _PAUSE_S)))
         if self._books is not None:
             self._add(*(_Pending("", 0, entry) for entry in self._books.due()))
         full = len(self._pending) >= self._options.batch_rows
-        if self._pending and (full or time.monotonic() - self._oldest_s >= self._options.batch_ms / 1_000):
+        if self._pending and (full or self._clock_s() - self._oldest_s >= self._options.batch_ms / 1_000):
             self._flush()
 
     def _add(self, *pending: _Pending) -> None:
         if pending and not self._pending:
-            self._oldest_s = time.monotonic()
+            self._oldest_s = self._clock_s()
         self._pending += pending
 
     def _take(self, messages: list[Message]) -> None:
