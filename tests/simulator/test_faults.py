@@ -92,13 +92,17 @@ def test_terminal_errors_end_the_subscription(kind: str, code: int) -> None:
 
 
 def test_the_end_of_a_subscription_is_always_told() -> None:
-    """A fault that is due does not strike the reply to `unsubscribe`: nobody could notice."""
+    """A fault that is due does not strike the reply to `unsubscribe`, nor does that expose the one before."""
     exchange = venue()
     exchange.create(NEWT)
-    watcher = Watcher(exchange)
+    exchange.advance(START_US)
+    watcher = Watcher(exchange, trusting=True)
     watcher.ask("subscribe", channels=["orderbook_delta"], market_ticker=NEWT)
-    exchange.faults.inject("lost")
+    (first, second) = exchange.faults.inject("lost", count=2)
+    exchange.change(NEWT, "yes", 4_000, 1)
     assert ["unsubscribed"] == [frame["type"] for frame in watcher.ask("unsubscribe", 2, sids=[1])]
+    assert (True, None) == (first.done_us is not None, first.exposed_us)
+    assert second.done_us is None
 
 
 def test_a_stall_holds_everything_back_for_a_while() -> None:

@@ -114,8 +114,6 @@ class Subscription:
         drops a subscription need not notice that something of it was missing.
         """
         self.ended = True
-        self.troubles.clear()
-        self._to_expose.clear()
         if self._held_back is not None:
             held, self._held_back = self._held_back, None
             self._sink.put(held, self)
