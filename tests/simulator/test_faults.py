@@ -91,6 +91,22 @@ def test_terminal_errors_end_the_subscription(kind: str, code: int) -> None:
     assert () == session.subscriptions
 
 
+def test_a_counter_that_has_not_begun_cannot_begin_anew() -> None:
+    """A reset waits for a frame whose number it changes."""
+    exchange = venue()
+    exchange.create(NEWT)
+    exchange.advance(START_US)
+    exchange.change(NEWT, "yes", 4_000, 100)
+    watcher = Watcher(exchange, trusting=True)
+    watcher.ask("subscribe", channels=["trade"])
+    (fault,) = exchange.faults.inject("counter_reset")
+    exchange.trade(NEWT, "no", 1)
+    assert fault.done_us is None
+    exchange.trade(NEWT, "no", 1)
+    assert [1, 1] == [frame["seq"] for frame in watcher.hear()]
+    assert fault.exposed_us is not None
+
+
 def test_the_end_of_a_subscription_is_always_told() -> None:
     """A fault that is due does not strike the reply to `unsubscribe`, nor does that expose the one before."""
     exchange = venue()
