@@ -28,6 +28,7 @@ SCENARIOS: Final = (
     "slow-client",
     "bulk",
     "churn",
+    "registry",
     "soak",
 )
 """In the order in which they run; `soak` only when named or with --soak."""
