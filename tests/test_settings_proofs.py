@@ -154,6 +154,7 @@ PROOFS = {
     "simulator.settled_seconds": "simulator/test_options.py::test_settled_seconds",
     "simulator.rest_lag_ms": "simulator/test_options.py::test_rest_lag",
     "simulator.speed": "simulator/test_server.py::test_time_can_be_sped_up",
+    "simulator.frozen": "simulator/test_server.py::test_so_many_changes_and_no_more",
     "simulator.use_yes_price": "simulator/test_session.py::test_the_default_scale_can_be_flipped",
     "simulator.ping_interval_s": "simulator/test_options.py::test_pings",
     "simulator.missed_pongs": "simulator/test_options.py::test_pings",

@@ -452,3 +452,18 @@ async def test_a_campaign_is_begun_over_rest() -> None:
         session.take(1 << 30)
         caller.exchange.step(100)
         assert 3 == len(caller.exchange.faults)
+
+
+async def test_a_run_is_begun_over_rest() -> None:
+    """A frozen exchange is let run for so many changes, and its status tells when it is frozen again."""
+    async with calling(messages_per_second=5_000, frozen=True) as caller:
+        base = caller.exchange.control_url
+        before = (await caller.client.get(f"{base}/status")).json()
+        assert before["frozen"]
+        assert 202 == (await caller.client.post(f"{base}/run", json={"changes": 500})).status_code
+        assert 400 == (await caller.client.post(f"{base}/run", json={"changes": 0})).status_code
+        with trio.fail_after(20):
+            status = before
+            while not status["frozen"] or status["changes"] == before["changes"]:
+                status = (await caller.client.get(f"{base}/status")).json()
+        assert 500 <= status["changes"] - before["changes"] < 700

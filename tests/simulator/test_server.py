@@ -325,10 +325,8 @@ async def test_errors_of_the_block_leave_as_they_are() -> None:
 @pytest.mark.parametrize("speed", [0.0, 1.0])
 async def test_so_many_changes_and_no_more(speed: float) -> None:
     """A frozen exchange runs for a number of changes and is frozen again: then all copies can be compared."""
-    settings = options(
-        speed=speed, messages_per_second=5_000, short_lived=0, faults="campaign", fault_count=0
-    )
-    async with SimulatedExchange(settings, frozen=True) as exchange, raw(exchange) as client:
+    settings = options(speed=speed, messages_per_second=5_000, short_lived=0, frozen=True)
+    async with SimulatedExchange(settings) as exchange, raw(exchange) as client:
         await client.command(1, "subscribe", channels=["orderbook_delta"], market_tickers=exchange.tickers)
         assert "subscribed" == (await client.frame()).json["type"]
         for _ in exchange.tickers:

@@ -33,17 +33,28 @@ class _FaultOrder(msgspec.Struct, forbid_unknown_fields=True):
     duration_ms: int | None = None
 
 
+class _Run(msgspec.Struct, forbid_unknown_fields=True):
+    changes: Annotated[int, msgspec.Meta(ge=1)]
+
+
 class _Campaign(msgspec.Struct, forbid_unknown_fields=True):
     count: Annotated[int, msgspec.Meta(ge=0)]
     span: Annotated[int, msgspec.Meta(ge=1)]
 
 
 _orders = msgspec.json.Decoder(_FaultOrder)
+_runs = msgspec.json.Decoder(_Run)
 _campaigns = msgspec.json.Decoder(_Campaign)
 _steerings = msgspec.json.Decoder(steering.Steering)
 
 
-def add_control(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: Callable[[], None]) -> None:
+def add_control(
+    app: QuartTrio,
+    venue: Venue,
+    tick: Callable[[], None],
+    nudge: Callable[[], None],
+    run: Callable[[int], object],
+) -> None:
     """
     Add the addresses below ``/simulator`` to an application.
 
@@ -52,6 +63,7 @@ def add_control(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: C
         venue: what is shown and steered.
         tick: brings the venue's clock up to date.
         nudge: called when something was done by which more may be due.
+        run: lets so many changes happen, and freezes.
     """
 
     @app.get("/simulator/truth")
@@ -118,6 +130,15 @@ def add_control(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: C
         nudge()
         return json_answer({"frozen": False})
 
+    @app.post("/simulator/run")
+    async def run_changes() -> Response:
+        try:
+            wanted = _runs.decode(await request.get_data())
+        except msgspec.DecodeError as wrong:
+            raise BadQuery(str(wrong)) from None
+        run(wanted.changes)
+        return json_answer({"changes": venue.lives.steps, "frozen": False}, 202)
+
     @app.post("/simulator/markets/<ticker>/<action>")
     async def steer(ticker: str, action: str) -> Response:
         try:
@@ -139,6 +160,7 @@ def add_control(app: QuartTrio, venue: Venue, tick: Callable[[], None], nudge: C
                 "markets": len(venue.model),
                 "kept_markets": venue.model.kept_count,
                 "changes": venue.lives.steps,
+                "frozen": venue.frozen_us is not None,
                 "faults": len(venue.ledger),
                 "connections": [
                     {

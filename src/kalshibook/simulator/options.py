@@ -165,6 +165,9 @@ class SimulatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     """How fast its time passes; 0 as fast as the clients take what is sent."""
 
+    frozen: bool = False
+    """Begin with nothing happening to any market, until it is thawed or told to run."""
+
     # Its protocol.
 
     use_yes_price: bool = False

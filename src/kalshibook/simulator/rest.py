@@ -102,7 +102,11 @@ class _KeptAnswers:
 
 
 def make_exchange_app(
-    venue: Venue, keys: Keys, tick: Callable[[], None], nudge: Callable[[], None]
+    venue: Venue,
+    keys: Keys,
+    tick: Callable[[], None],
+    nudge: Callable[[], None],
+    run: Callable[[int], object],
 ) -> QuartTrio:
     """
     Return the application.
@@ -112,6 +116,7 @@ def make_exchange_app(
         keys: checks signatures, and knows the time.
         tick: brings the venue's clock up to date; called before each answer.
         nudge: called when something was done by which more may be due.
+        run: lets so many changes happen, and freezes.
     """
     app = QuartTrio("kalshibook-simulator", static_folder=None)
     buckets = TokenBuckets(venue.options.read_tokens_per_second)
@@ -151,7 +156,7 @@ def make_exchange_app(
     _add_markets(app, venue)
     _add_events(app, venue)
     _add_exchange(app, venue, keys)
-    add_control(app, venue, tick, nudge)
+    add_control(app, venue, tick, nudge, run)
     return app
 
 

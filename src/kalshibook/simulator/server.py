@@ -57,15 +57,7 @@ class SimulatedExchange:
         ((4000, 100),)
     """
 
-    def __init__(self, options: SimulatorOptions | None = None, *, frozen: bool = False) -> None:
-        """
-        Prepare an exchange.
-
-        Args:
-            options: what it is like.
-            frozen: let nothing happen to its markets until `thaw` or `run_changes`.
-        """
-        self._begins_frozen = frozen
+    def __init__(self, options: SimulatorOptions | None = None) -> None:
         self.options: Final = options or SimulatorOptions()
         self._stack = AsyncExitStack()
         self._keys = KeyRing(self.options.clock_tolerance_ms)
@@ -81,10 +73,10 @@ class SimulatedExchange:
         options = self.options
         self._begun_s = trio.current_time()
         venue = self._venue = Venue(options, start_us=time.time_ns() // 1_000)
-        if self._begins_frozen:
+        if options.frozen:
             venue.freeze()
         stream = self._stream = ExchangeStream(venue, self, self.tick)
-        app = make_exchange_app(venue, self, self.tick, self._nudge)
+        app = make_exchange_app(venue, self, self.tick, self._nudge, self._begin_changes)
         http = HttpOptions(host=options.host, port=options.rest_port, drain_ms=100)
         nursery = await self._stack.enter_async_context(trio.open_nursery())
         self._stack.callback(nursery.cancel_scope.cancel)
@@ -331,10 +323,14 @@ class SimulatedExchange:
 
     async def run_changes(self, changes: int) -> None:
         """Go on until so many more changes have happened, or a few more, and freeze."""
+        await self._begin_changes(changes).wait()
+
+    def _begin_changes(self, changes: int) -> trio.Event:
+        """Begin what `run_changes` does, and return what is set at the end."""
         self._stop_at = self.venue.lives.steps + changes
         self._stopped = trio.Event()
         self.thaw()
-        await self._stopped.wait()
+        return self._stopped
 
     def _steer(self, action: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self.tick()
