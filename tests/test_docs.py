@@ -218,6 +218,7 @@ COMPONENTS = [
     ("http", "http"),
     ("stream", "stream"),
     ("gather", "gather"),
+    ("archive", "archive"),
     ("simulator", "simulator"),
     ("simulator", "testing"),
     ("cli", "cli"),
@@ -252,7 +253,7 @@ SETTINGS = {
     for field in msgspec.structs.fields(section.type)
 }
 # In a page `store.book(…)` and `store/ladder.py` are code, not settings.
-NAMED = re.compile(r"`(store|kafka|http|stream|server|gather|simulator|log)\.([a-z_]+)`")
+NAMED = re.compile(r"`(store|kafka|http|stream|server|gather|archive|simulator|log)\.([a-z_]+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
