@@ -49,7 +49,7 @@ _RANGES: Final[dict[str, tuple[float, float]]] = {
     "poll_share": (0.01, 1),
     # A read costs ten; with less than that saved up none would ever be sent.
     "read_budget": (10, 1_000_000),
-    "reconcile_minutes": (1, 10_080),
+    "reconcile_minutes": (0.01, 10_080),
     "max_connections": (1, 1_000),
     "max_frame_bytes": (65_536, 1_073_741_824),
     "peer_silence_ms": (100, 600_000),
@@ -222,7 +222,7 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     page_markets: int = 1_000
     """Markets per page of the lists, at most 1,000."""
 
-    reconcile_minutes: int = 10
+    reconcile_minutes: float = 10.0
     """How often the lists are gone through again, for what no message told."""
 
     state_file: str | None = None
