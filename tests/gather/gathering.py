@@ -44,14 +44,19 @@ async def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> 
             await trio.sleep(0.005)
 
 
-def kafka_of(broker: EmbeddedBroker) -> KafkaOptions:
+def kafka_of(broker: EmbeddedBroker, **more: int) -> KafkaOptions:
     """Return the settings for both ends of the topic."""
-    extra = {**EmbeddedBroker.CONSUMER_SETTINGS, "retry.backoff.ms": 50}
+    more = {name.replace("_", "."): value for name, value in more.items()}
+    extra = {**EmbeddedBroker.CONSUMER_SETTINGS, "retry.backoff.ms": 50, **more}
     return KafkaOptions(bootstrap_servers=str(broker), start="beginning", extra=extra)
 
 
 def gatherer_of(
-    exchange: SimulatedExchange, broker: EmbeddedBroker, markets: Iterable[str] | None = None, **options: Any
+    exchange: SimulatedExchange,
+    broker: EmbeddedBroker,
+    markets: Iterable[str] | None = None,
+    kafka: KafkaOptions | None = None,
+    **options: Any,
 ) -> Gatherer:
     """Make a gatherer of an exchange's markets."""
     found = GatherOptions(
@@ -64,7 +69,7 @@ def gatherer_of(
         }
     )
     chosen = exchange.tickers if markets is None else markets
-    return Gatherer(found, kafka_of(broker), markets=chosen, seed=1)
+    return Gatherer(found, kafka or kafka_of(broker), markets=chosen, seed=1)
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
@@ -20,8 +22,11 @@ from tests.gather.gathering import (
     store_of,
     until,
 )
+from tests.simulator.signing import Signer
 
 pytestmark = pytest.mark.trio
+
+STOPS = 100
 
 FOUND = {
     FaultKind.LOST: "gap",
@@ -134,6 +139,37 @@ async def test_a_lost_connection_disturbs_no_other() -> None:
         }
         assert [0, 1] == sorted(after[number] - before[number] for number in after)
         assert len(exchange.tickers) // 2 == gatherer.budget.taken - taken
+
+
+async def test_a_connection_with_7500_markets_is_filled_again_by_eight_commands() -> None:
+    """One to subscribe and seven to add, each with the markets of the one lost; then all are live again."""
+    wide = {"markets": 20, "quiet_markets": 7_480}
+    one = {"book_connections": 1, "trade_connections": 0, "lifecycle_connections": 0, "audit": False}
+    async with gathering(wide, **one) as (exchange, _, gatherer):
+        heard: list[tuple[str, list[str]]] = []
+        exchange.inject(FaultKind.CUT, channel="orderbook_delta")
+        await until(lambda: bool(exchange.venue.sessions) and listen(exchange, heard))
+        await until(lambda: gatherer.health().pool.by_state == {"live": 7_500}, 60)
+        assert ["subscribe", *["add_markets"] * 7] == [name for name, _ in heard]
+        assert [1_000] * 7 + [500] == [len(tickers) for _, tickers in heard]
+        assert list(gatherer.pool.placement.on(0)) == [ticker for _, tickers in heard for ticker in tickers]
+
+
+def listen(exchange: SimulatedExchange, heard: list[tuple[str, list[str]]]) -> bool:
+    """Write down what a session that has not been told anything yet is told; tell whether there is one."""
+    (session,) = exchange.venue.sessions.values()
+    if session.subscriptions:
+        return False
+    receive = session.receive
+
+    def overheard(message: str | bytes) -> None:
+        command = msgspec.json.decode(message)
+        params = command["params"]
+        heard.append((params.get("action", command["cmd"]), params["market_tickers"]))
+        receive(message)
+
+    session.receive = overheard  # type: ignore[method-assign]  # the exchange's side, as a tap
+    return True
 
 
 async def test_new_and_removed_markets() -> None:
@@ -348,3 +384,76 @@ async def test_attachments_run_beside_the_sockets() -> None:
             async with gatherer:
                 await until(lambda: gatherer.health().pool.by_state == {"live": 1})
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ed25519"])
+async def test_handshakes_are_signed(kind: str, tmp_path: Path) -> None:
+    """An exchange that wants signatures lets the right key in, and tells a wrong one from a wrong clock."""
+    signer = Signer("mine", kind)
+    (tmp_path / "mine.pem").write_bytes(signer.private_pem)
+    key: dict[str, Any] = {"key_id": "mine", "private_key_file": str(tmp_path / "mine.pem")}
+    with EmbeddedBroker(TOPICS) as broker:
+        async with (
+            SimulatedExchange(SimulatorOptions(**{**EXCHANGE, "open": False})) as exchange,
+            gatherer_of(exchange, broker, **key) as gatherer,
+        ):
+            await until(lambda: gatherer.incidents.counts()["refused"] > 0)
+            assert any("refused the key" in reason for reason in gatherer.health().reasons)
+            exchange.register_key("mine", signer.public_pem)
+            await until(lambda: gatherer.pool.is_live)
+            exchange.inject(FaultKind.CLOCK_SKEW, duration_ms=3_600_000)
+            exchange.inject(FaultKind.CUT, channel="orderbook_delta")
+            await until(
+                lambda: any("this machine's clock is" in text for text in gatherer.health().reasons), 5
+            )
+
+
+async def test_a_slow_kafka_is_waited_for_and_what_it_costs_is_healed() -> None:
+    """With Kafka away sockets are not read; the exchange ends subscriptions; all is well afterwards."""
+    narrow: dict[str, Any] = {"queue_frames": 50, "command_timeout_s": 60, "silence_s": 60}
+    with EmbeddedBroker(TOPICS) as broker:
+        kafka = kafka_of(broker, queue_buffering_max_messages=100)
+        simulator = SimulatorOptions(**{**EXCHANGE, "subscription_buffer": 500})
+        async with (
+            SimulatedExchange(simulator) as exchange,
+            gatherer_of(exchange, broker, kafka=kafka, **narrow) as gatherer,
+        ):
+            await until(lambda: gatherer.pool.is_live)
+            broker.down()
+            while not gatherer.router.is_full:
+                exchange.step(50)
+                await trio.sleep(0.001)
+            while len(subscribed(exchange)) == 2:
+                exchange.step(500)
+                await trio.sleep(0.001)
+            assert gatherer.router.is_full
+            broker.up()
+            await until(lambda: gatherer.incidents.counts()["overflow"] > 0)
+            await until(lambda: gatherer.pool.is_live and not gatherer.ledger.counts().open)
+            assert gatherer.incidents.counts()["backpressure"] > 0
+            assert gatherer.router.statistics().waits > 0
+            with store_of(broker) as store:
+                await until(lambda: same_books(store, exchange))
+    assert 0 == gatherer.failed_records
+
+
+async def test_nothing_is_lost_over_many_stops() -> None:
+    """A hundred starts and stops: every record is delivered, and the books at the end are the truth."""
+    with EmbeddedBroker(TOPICS) as broker:
+        async with SimulatedExchange(SimulatorOptions(**{**EXCHANGE, "markets": 4})) as exchange:
+            published = 0
+            for _ in range(STOPS):
+                quiet: dict[str, Any] = {"peers": False, "trade_connections": 0, "lifecycle_connections": 0}
+                async with gatherer_of(exchange, broker, **quiet) as gatherer:
+                    await until(lambda gatherer=gatherer: gatherer.pool.is_live)  # type: ignore[misc]
+                    exchange.step(20)
+                statistics = gatherer.health().published
+                assert (0, 0) == (gatherer.failed_records, statistics.in_flight)
+                counts = gatherer.router.statistics().sinks["kafka"]
+                assert (counts.offered, 0) == (counts.processed, counts.waiting)
+                published += statistics.delivered
+            with store_of(broker) as store:
+                await until(lambda: store.cut().version >= published)
+                assert 0 == store.cut().counts.live
+                async with gatherer_of(exchange, broker, peers=False) as gatherer:
+                    await until(lambda: same_books(store, exchange))

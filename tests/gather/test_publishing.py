@@ -10,7 +10,7 @@ from kalshibook.errors import FeedError
 from kalshibook.feeds import EmbeddedBroker, KafkaOptions
 from kalshibook.gather.incidents import GatherIncidents
 from kalshibook.gather.options import GatherOptions
-from kalshibook.gather.publishing import KafkaSink, producer_settings
+from kalshibook.gather.publishing import KafkaSink, consumer_settings, producer_settings
 from kalshibook.gather.records import Notice, Received
 from kalshibook.testing import FrameFactory
 from kalshibook.wire import Envelope, GapRecord, GathererNotice, decode_envelope, decode_gap, read_frame
@@ -270,3 +270,5 @@ def test_settings_of_consumers_are_kept_from_the_producer() -> None:
     """One table serves both ends; librdkafka would warn of what does not fit."""
     extra = {"fetch.wait.max.ms": 5, "sasl.password": "x", "client.id": "g", "enable.partition.eof": True}
     assert {"sasl.password": "x", "client.id": "g"} == producer_settings(extra)
+    extra = {"linger.ms": 5, "sasl.password": "x", "queue.buffering.max.messages": 7}
+    assert {"sasl.password": "x"} == consumer_settings(extra)

@@ -25,6 +25,7 @@ INTERRUPTED: Final = 130
 COMMANDS: Final = {
     "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, made-up markets, a server."),
     "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
+    "gather": ("kalshibook.cli.gather:gather", "Gather from the exchange into Kafka."),
     "replay": ("kalshibook.cli.replay:replay", "Play recordings into Kafka."),
     "simulate": (
         "kalshibook.cli.simulate:simulate",

@@ -21,7 +21,8 @@ _RECEIVE_BYTES: Final = 65_536
 _QUEUED_MESSAGES: Final = 64
 """Frames between trio-websocket's reader and ours: enough that neither waits for the other each time."""
 
-_GOODBYE_S: Final = 1.0
+_GOODBYE_S: Final = 0.05
+"""For the close frame to go out. Where all is cancelled nobody reads the answer, so it is not waited for."""
 _PORTS: Final = {"ws": 80, "wss": 443}
 
 

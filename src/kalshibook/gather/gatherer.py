@@ -39,6 +39,7 @@ from kalshibook.gather.router import Router, RouterStatistics
 from kalshibook.gather.selection import Selection
 from kalshibook.gather.sync import MarketSync, registry_of
 from kalshibook.store import BookStore, StoreOptions
+from kalshibook.wire import GapRecord
 
 __all__ = ["Attachment", "Gatherer", "GathererHealth"]
 
@@ -80,6 +81,7 @@ class Gatherer:
         signer: signs handshakes; the key that `options` names unless given.
         markets: the markets to begin with; then REST is not used, and `add` and `remove` say what changes.
         sinks: what else takes frames, beside Kafka and the gatherer's own books.
+        gap_listeners: told of each entry of the gap ledger, when it is found and when it is healed.
         attachments: what runs beside the sockets.
         store: settings of its own books.
         clock_us: the time, microseconds since the epoch.
@@ -94,6 +96,7 @@ class Gatherer:
         signer: SignsHandshake | None = None,
         markets: Iterable[str] | None = None,
         sinks: Sequence[Sink] = (),
+        gap_listeners: Sequence[Callable[[GapRecord], None]] = (),
         attachments: Sequence[Attachment] = (),
         store: StoreOptions | None = None,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -112,7 +115,8 @@ class Gatherer:
         self._markets = list(markets or ())
         self._attachments = attachments
         self._kafka = KafkaSink(kafka, options, self.incidents, clock_us=clock_us)
-        self.ledger: Final = GapLedger(options.source, on_record=self._kafka.record)
+        self.ledger: Final = GapLedger(options.source, on_record=self._on_gap)
+        self._gap_listeners: list[Callable[[GapRecord], None]] = [self._kafka.record, *gap_listeners]
         self._own = (
             OwnBooks(options.source, on_divergence=self._on_divergence, options=store, clock_us=clock_us)
             if options.own_books
@@ -325,6 +329,10 @@ class Gatherer:
     def _on_frame(self, received: Received) -> None:
         for listener in self._listeners:
             listener(received)
+
+    def _on_gap(self, record: GapRecord) -> None:
+        for listener in self._gap_listeners:
+            listener(record)
 
     def _on_divergence(self, ticker: str, reason: str) -> None:
         self.incidents.record(GatherIncidentKind.DIVERGED, reason, ticker=ticker)

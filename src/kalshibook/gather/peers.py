@@ -18,6 +18,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaException, Message, Topic
 from kalshibook.errors import WireError
 from kalshibook.feeds.librdkafka import librdkafka_logger
 from kalshibook.feeds.options import KafkaOptions
+from kalshibook.gather.publishing import consumer_settings
 from kalshibook.wire import GapRecord, GathererNotice, NoticeKind, decode_envelope, decode_gap, read_frame
 
 __all__ = ["PeerReader", "PeerWatch", "Wish"]
@@ -188,7 +189,7 @@ class PeerReader:
                 "group.id": "kalshibook-peers",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "latest",
-                **self._kafka.extra,
+                **consumer_settings(self._kafka.extra),
                 "logger": librdkafka_logger(),
             }
         )

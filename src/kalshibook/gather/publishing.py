@@ -27,7 +27,7 @@ from kalshibook.gather.records import Notice, Received, SinkCounts
 from kalshibook.gather.repeats import Repeats
 from kalshibook.wire import GapRecord, encode_gap
 
-__all__ = ["KafkaSink", "producer_settings"]
+__all__ = ["KafkaSink", "consumer_settings", "producer_settings"]
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,18 @@ _OF_CONSUMERS: Final = (
 def producer_settings(extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of the extra settings for librdkafka concerns a producer."""
     return {name: value for name, value in extra.items() if not name.startswith(_OF_CONSUMERS)}
+
+
+_OF_PRODUCERS: Final = (
+    *("acks", "batch.", "compression.", "delivery.", "enable.gapless", "enable.idempotence", "linger.ms"),
+    *("message.send", "message.timeout", "partitioner", "queue.buffering.", "request.", "retries"),
+    *("sticky.", "transactional."),
+)
+
+
+def consumer_settings(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of the extra settings for librdkafka concerns a consumer."""
+    return {name: value for name, value in extra.items() if not name.startswith(_OF_PRODUCERS)}
 
 
 class _Forget(msgspec.Struct, frozen=True):

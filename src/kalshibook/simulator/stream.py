@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Callable
 from contextlib import suppress
+from email.utils import formatdate
 from functools import partial
 from typing import Final, Protocol, final
 
@@ -45,6 +46,10 @@ _PATIENCE_S: Final = 3_600.0
 
 class Doorkeeper(Protocol):
     """Who decides about handshakes."""
+
+    @property
+    def wall_ms(self) -> int:
+        """What the exchange takes for the time of day, Unix milliseconds."""
 
     def admit(self, key_id: str | None, timestamp: str | None, signature: str | None, text: str) -> str:
         """
@@ -162,9 +167,11 @@ class ExchangeStream:
 
     def _judge(self, visit: "_Visit", handshake: Handshake) -> Refusal | None:
         refusal = self._refusal(visit, handshake)
-        if refusal is not None:
-            self.refused += 1
-        return refusal
+        if refusal is None:
+            return None
+        self.refused += 1
+        date = formatdate(self._doorkeeper.wall_ms / 1_000, usegmt=True)
+        return msgspec.structs.replace(refusal, date=date)
 
     def _refusal(self, visit: "_Visit", handshake: Handshake) -> Refusal | None:
         if handshake.path.partition("?")[0] != STREAM_PATH:

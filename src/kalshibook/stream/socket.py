@@ -64,6 +64,8 @@ class Refusal(msgspec.Struct, frozen=True):
     """Sent as the body: one sentence, unless the media type says otherwise."""
     media_type: str = "text/plain; charset=utf-8"
     """Of the body."""
+    date: str = ""
+    """The `Date` header, by which a client finds out that its clock is off; empty for none."""
 
 
 class SocketClosed(Exception):  # noqa: N818 - reads as the fact it states
@@ -250,6 +252,8 @@ async def _answer(
     refusal = judge(_handshake(request))
     if refusal is not None:
         headers = [(b"content-type", refusal.media_type.encode()), (b"connection", b"close")]
+        if refusal.date:
+            headers.append((b"date", refusal.date.encode()))
         await request.reject(refusal.status, extra_headers=headers, body=refusal.reason.encode())
         return
     connection = await request.accept()
