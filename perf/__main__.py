@@ -29,6 +29,7 @@ SCENARIOS: Final = (
     "bulk",
     "churn",
     "registry",
+    "archive",
     "soak",
 )
 """In the order in which they run; `soak` only when named or with --soak."""

@@ -55,13 +55,14 @@ def why_no_postgres() -> str | None:
 class PostgresServer:
     """A server that can be stopped, killed and started again on the same data and the same port."""
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, **settings: str) -> None:
         """
         Make a cluster in `folder`, or in a temporary one; `start` runs it.
 
         Raises:
             DatabaseUnavailable: it is not installed, or the cluster cannot be made.
         """
+        self._settings = SETTINGS | settings
         # Not in pytest's folder, which another run shuts for all users but its own at any moment.
         self.folder: Final = folder or Path(tempfile.mkdtemp(prefix="kalshibook-postgres-"))
         self.port: Final = _free_port()
@@ -168,7 +169,7 @@ class PostgresServer:
         raise DatabaseUnavailable(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-2_000:]}")
 
     def _arguments(self) -> list[str]:
-        settings = SETTINGS | {"port": str(self.port)} | self._extra_settings()
+        settings = self._settings | {"port": str(self.port)} | self._extra_settings()
         return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def _extra_settings(self) -> dict[str, str]:
