@@ -33,6 +33,13 @@ from kalshibook.store.ladder import (
 )
 from kalshibook.store.options import StoreOptions as StoreOptions
 from kalshibook.store.reducer import Arrival as Arrival, Outcome as Outcome
+from kalshibook.store.saved import (
+    Checkpoint as Checkpoint,
+    SavedBook as SavedBook,
+    decode_checkpoint as decode_checkpoint,
+    decode_saved as decode_saved,
+    save_book as save_book,
+)
 from kalshibook.store.sources import SourceStatistics as SourceStatistics
 from kalshibook.store.states import (
     Condition as Condition,
@@ -55,6 +62,7 @@ __all__ = [
     "Change",
     "ChangeBatch",
     "ChangeReader",
+    "Checkpoint",
     "Condition",
     "ConditionCounts",
     "Cut",
@@ -73,6 +81,7 @@ __all__ = [
     "Pulse",
     "Quote",
     "Readiness",
+    "SavedBook",
     "SourceStatistics",
     "Stamps",
     "StatusEvent",
@@ -81,6 +90,9 @@ __all__ = [
     "StoreWriter",
     "TopOfBook",
     "Tops",
+    "decode_checkpoint",
+    "decode_saved",
     "require_offsets",
+    "save_book",
     "top_changed",
 ]

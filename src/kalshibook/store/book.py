@@ -4,6 +4,7 @@ A book: both sides of one market and every fact a reader needs to judge them; im
 Both sides are bids. A YES bid at p is a NO ask at 1 - p, so asks are derived, never stored.
 """
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -13,7 +14,17 @@ from kalshibook.store.ladder import EMPTY_LADDER, Ladder, Level, Stamps
 from kalshibook.store.states import Condition, MarketStatus, condition_of
 from kalshibook.wire import PriceRange
 
-__all__ = ["Activity", "Book", "Market", "Origin", "Quote", "TopOfBook", "awaiting_book", "top_changed"]
+__all__ = [
+    "Activity",
+    "Book",
+    "Market",
+    "Origin",
+    "Quote",
+    "TopOfBook",
+    "awaiting_book",
+    "shared_origin",
+    "top_changed",
+]
 
 
 class Market(msgspec.Struct, frozen=True, gc=False):
@@ -63,6 +74,12 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     sid: int | None
     partition: int
     """The partition by which its records come."""
+
+
+# The books of one subscription share the object: a million of their own would be 48 MB, and equal ones
+# are found equal by identity.
+shared_origin: Final = lru_cache(maxsize=4_096)(Origin)
+"""Return the origin of these facts, the same object each time."""
 
 
 class Quote(msgspec.Struct, frozen=True, gc=False):

@@ -133,6 +133,19 @@ class Cut(Mapping[str, Book]):
         """Walk the books by number; cheaper than `values()`."""
         return iter(self._version.books)
 
+    def changed_since(self, older: "Cut | None") -> Iterator[Book]:
+        """
+        Walk the books that differ from those of an older cut of the same store, by number.
+
+        It costs what has changed, not what there is: both cuts share everything else.
+
+        Args:
+            older: the cut to compare with; None walks all books.
+        """
+        if older is None:
+            return iter(self._version.books)
+        return self._version.books.changed_since(older._version.books)  # noqa: SLF001 - of its own kind
+
     def tickers(
         self, *, prefix: str = "", contains: str = "", after: str = "", limit: int | None = None
     ) -> list[str]:

@@ -137,7 +137,8 @@ class Heartbeats:
         """Return what was said last in a partition."""
         return [
             LastSign(source, place, sign.said_us, sign.interval_us // 1_000, sign.ended)
-            for (source, place), sign in self._signs.items()
+            # A copy, because the writer's thread may add a source meanwhile.
+            for (source, place), sign in self._signs.copy().items()
             if place == partition
         ]
 

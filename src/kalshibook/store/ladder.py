@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["EMPTY_LADDER", "ImpossibleChange", "Ladder", "Level", "Stamps"]
+__all__ = ["EMPTY_LADDER", "ImpossibleChange", "Ladder", "Level", "Stamps", "built"]
 
 
 class Stamps(msgspec.Struct, frozen=True, gc=False):
@@ -188,14 +188,21 @@ class Ladder(msgspec.Struct, frozen=True, gc=False):
             levels: (price, size) in any order; each price once, no size below 1.
             stamps: of the message; every level bears them.
         """
-        return _build([Level(price, size, stamps) for price, size in levels])
+        return built([Level(price, size, stamps) for price, size in levels])
 
     def _refined(self, price: int) -> "Ladder":
         levels = [*self]
-        return _build(levels, next(step for step in _STEPS if step < self.step and price % step == 0))
+        return built(levels, next(step for step in _STEPS if step < self.step and price % step == 0))
 
 
-def _build(levels: list[Level], step: int | None = None) -> Ladder:
+def built(levels: list[Level], step: int | None = None) -> Ladder:
+    """
+    Return the ladder of these levels, each price once.
+
+    Args:
+        levels: in any order; sorted in place.
+        step: $0.0001 a slot; the coarsest that fits unless given.
+    """
     levels.sort(key=_price)
     if step is None:
         step = _coarsest(levels)
@@ -222,5 +229,5 @@ def _coarsest(levels: list[Level]) -> int:
 _price: Final[Callable[[Level], int]] = attrgetter("price")
 
 
-EMPTY_LADDER: Final = _build([])
+EMPTY_LADDER: Final = built([])
 """A side on which nothing rests."""

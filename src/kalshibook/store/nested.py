@@ -104,6 +104,18 @@ class NestedVector(msgspec.Struct, Generic[T], frozen=True, gc=False):
         """Walk the items in order."""
         yield from _walk(self.root, self.shift)
 
+    def changed_since(self, older: "NestedVector[T]") -> Iterator[T]:
+        """
+        Yield the items that are other objects than in an older vector, or are new, by number.
+
+        What both share is not looked at, so the cost follows the changes.
+        """
+        old: _Node = older.root if older.length else ()
+        shift = older.shift if older.length else self.shift
+        while shift < self.shift:
+            old, shift = (old,), shift + _BITS
+        yield from _changed(self.root, old, self.shift)
+
     def replaced(self, number: int, item: T) -> "NestedVector[T]":
         """Return a vector with another item at `number`, which must exist."""
         return NestedVector(_replaced(self.root, self.shift, number, item), self.shift, self.length)
@@ -167,6 +179,20 @@ def _appended(node: Any, shift: int, number: int, item: object) -> _Node:
     # Setting the place behind the last one appends.
     branch: PVector[Any] = node.set(index, _appended(child, below, number, item))
     return branch
+
+
+def _changed(node: Any, old: Any, shift: int) -> Iterator[Any]:
+    if node is old:
+        return
+    known = len(old)
+    for index, child in enumerate(node):
+        held = old[index] if index < known else None
+        if child is held:
+            continue
+        if shift:
+            yield from _changed(child, () if held is None else held, shift - _BITS)
+        else:
+            yield child
 
 
 def _walk(node: _Node, shift: int) -> Iterator[Any]:

@@ -9,12 +9,11 @@ stale; only a snapshot heals it.
 """
 
 from enum import StrEnum
-from functools import lru_cache
 from typing import Final
 
 import msgspec
 
-from kalshibook.store.book import Activity, Book, Market, Origin
+from kalshibook.store.book import Activity, Book, Market, Origin, shared_origin
 from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.ladder import EMPTY_LADDER, ImpossibleChange, Stamps
 from kalshibook.store.states import COPIES, STATUSES, Condition, CopyEvent, MarketStatus, StatusEvent
@@ -127,6 +126,8 @@ class Outcome(StrEnum):
     """A change on a connection without a snapshot; the book is stale."""
     REJECTED = "rejected"
     """Could not be read."""
+    RESTORED = "restored"
+    """Held already by the book that was restored."""
     SKIPPED = "skipped"
     """An offset without a message for a store."""
 
@@ -462,12 +463,7 @@ def _origin(book: Book, arrival: Arrival) -> Origin:
         and _same_subscription(held, arrival)
     ):
         return held
-    return _shared_origin(arrival.source, arrival.connection, arrival.sid, arrival.partition)
-
-
-# The books of one subscription share the object: a million of their own would be 48 MB, and equal ones
-# are found equal by identity.
-_shared_origin: Final = lru_cache(maxsize=4_096)(Origin)
+    return shared_origin(arrival.source, arrival.connection, arrival.sid, arrival.partition)
 
 
 def _same_subscription(origin: Origin, arrival: Arrival) -> bool:

@@ -10,6 +10,7 @@ from kalshibook.errors import NotReady, Stale, StoreError
 from kalshibook.store.book import Book, TopOfBook
 from kalshibook.store.changes import ChangeReader
 from kalshibook.store.cut import Cut, Tops
+from kalshibook.store.heartbeats import LastSign
 from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.nested import HAS_C_VECTOR, warn_without_c_vector
 from kalshibook.store.options import StoreOptions
@@ -223,6 +224,10 @@ class BookStore:
             has_c_vector=HAS_C_VECTOR,
             sources=source_statistics(writer.followers, writer.heartbeats),
         )
+
+    def last_signs(self, partition: int) -> list[LastSign]:
+        """Return the last sign of life of every gatherer in a partition, for a checkpoint."""
+        return self._writer.heartbeats.last_signs(partition)
 
     # Writing: one thread.
 

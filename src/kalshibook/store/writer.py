@@ -2,7 +2,7 @@
 
 import heapq
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from time import time_ns
 from typing import Final
 
@@ -32,6 +32,7 @@ from kalshibook.store.reducer import (
     numbered,
 )
 from kalshibook.store.rivals import Rivals
+from kalshibook.store.saved import Checkpoint, SavedBook
 from kalshibook.store.state import StoreState
 from kalshibook.store.states import Condition, StatusEvent
 from kalshibook.wire import (
@@ -77,6 +78,9 @@ class StoreWriter:
         """Which books follow which source."""
         self.heartbeats: Final = Heartbeats(state.options.source_silence_ms)
         """Which sources give signs of life."""
+        # What each restored book holds beyond the place where reading goes on: number to next offset.
+        self._ahead: dict[int, int] = {}
+        self._saved: dict[int, tuple[int, int]] = {}
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """How many messages ended how."""
         self.off_grid = 0
@@ -102,6 +106,8 @@ class StoreWriter:
         if number is None:
             current, number = self._admitted(current, ticker)
         book = current.books[number]
+        if self._ahead and self._ahead.get(number, -1) > arrival.offset and _is_at(book, arrival.partition):
+            return self._pass_over(current, arrival)
         # Never backwards, whatever the clock does: the history is searched by this time.
         applied_us = time_ns() // 1_000
         if applied_us < current.applied_us:  # noqa: PLR1730 - a call costs more than the clock
@@ -155,7 +161,7 @@ class StoreWriter:
             offset=arrival.offset,
         )
         applied_us = self._now_us(current)
-        if number is None or channel in _BESIDE_BOOKS:
+        if number is None or channel in _BESIDE_BOOKS or self._ahead.get(number, -1) > arrival.offset:
             self._publish_offset(current, arrival.partition, arrival.offset + 1, applied_us)
             return
         book = current.books[number]
@@ -178,8 +184,88 @@ class StoreWriter:
 
     def doubt_all(self, reason: str, partition: int | None = None) -> None:
         """Turn all books stale, or those whose messages come by one partition, in one version."""
+        # Offsets before such a finding mean nothing after it: what was restored is not ahead of anything.
+        self._ahead = {
+            number: offset
+            for number, offset in self._ahead.items()
+            if partition is not None and not _is_at(self._state.version.books[number], partition)
+        }
         self._doubt(self.followers.live_of(partition=partition), reason)
         self._state.incidents.record(IncidentKind.DOUBTED, reason, partition=partition)
+
+    def restore(self, saved: Iterable[SavedBook]) -> None:
+        """
+        Take over saved books, in one version; `resume` tells afterwards where reading goes on.
+
+        Raises:
+            WireError: one of them contradicts itself; nothing is taken over then.
+        """
+        state, current = self._state, self._state.version
+        version, books, counts = current.number + 1, current.books, current.counts
+        changes: list[Change] = []
+        fresh: dict[str, int] = {}
+        made: list[tuple[SavedBook, Book]] = []
+        for one in {one.ticker: one for one in saved}.values():
+            number = self._number(one.ticker)
+            if number is None:
+                number = fresh[one.ticker] = len(state.directory) + len(fresh)
+            made.append((one, one.book(number, version)))
+        for one, new in made:
+            number = new.market.number
+            if one.ticker in fresh:
+                state.directory.add(one.ticker)
+                old = awaiting_book(one.ticker, number)
+                books = books.appended(new)
+                counts = msgspec.structs.replace(counts, awaiting=counts.awaiting + 1)
+            else:
+                old, books = books[number], books.replaced(number, new)
+            counts = _recounted(counts, old.condition, new.condition)
+            changes.append(Change(old, new, None, 1, version))
+            if one.offset is not None:
+                self._saved[number] = (one.offset, one.written_us)
+        state.publish(
+            StoreVersion(version, books, current.offsets, self._now_us(current), current.behind, counts)
+        )
+        for change in changes:
+            self.followers.moved(change.old, change.new)
+            self._plan(change.old, change.new, None)
+        if state.readers:
+            self._notices.extend(changes)
+
+    def resume(self, starts: Mapping[int, int], checkpoints: Mapping[int, Checkpoint]) -> None:
+        """
+        Go on after restored books: what they hold is not applied again, what nobody read makes them stale.
+
+        Args:
+            starts: where reading begins, by partition.
+            checkpoints: as of which offset all books of a partition were saved.
+        """
+        current, holes = self._state.version, list[Book]()
+        for number, (offset, written_us) in self._saved.items():
+            book = current.books[number]
+            place = -1 if book.origin is None else book.origin.partition
+            checkpoint, start = checkpoints.get(place), starts.get(place)
+            # A book that was saved before the checkpoint was begun is as of the checkpoint: nothing of it
+            # changed in between. One saved later stands where it says; if that is further back, another
+            # process writes saved books too, and has put an older one over a newer.
+            stands = offset
+            if checkpoint is not None and written_us <= checkpoint.begun_us:
+                stands = max(offset, checkpoint.offset)
+            if start is None or stands < start:
+                holes.append(book)
+            elif stands > start:
+                self._ahead[number] = stands
+        self._saved.clear()
+        for checkpoint in checkpoints.values():
+            for sign in checkpoint.signs:
+                self.heartbeats.restore(sign)
+        offsets = current.offsets
+        for partition, start in starts.items():
+            offsets = _moved(offsets, partition, start)
+        reason = "records between the saved book and the place where reading goes on were not read"
+        self._doubt(holes, reason, offsets)
+        if holes:
+            self._state.incidents.record(IncidentKind.DOUBTED, f"{reason}; {len(holes)} books")
 
     def tick(self, now_us: int) -> None:
         """
@@ -219,6 +305,7 @@ class StoreWriter:
         state, current = self._state, self._state.version
         if current.behind != behind:
             if ready:
+                self._ahead.clear()
                 self.heartbeats.caught_up(time_ns() // 1_000)
             number, applied_us = current.number + 1, self._now_us(current)
             state.publish(
@@ -231,6 +318,11 @@ class StoreWriter:
             state.ready.set()
         else:
             state.ready.clear()
+
+    def _pass_over(self, current: StoreVersion, arrival: Arrival) -> Outcome:
+        self.outcomes[Outcome.RESTORED] += 1
+        self._publish_offset(current, arrival.partition, arrival.offset + 1, self._now_us(current))
+        return Outcome.RESTORED
 
     def _reduced(
         self, book: Book, event: WireEvent, arrival: Arrival, applied_us: int, version: int
@@ -331,7 +423,7 @@ class StoreWriter:
             return Outcome.NOTICE
         if event.notice == "ended" and arrival.connection is None and not event.ticker:
             self.heartbeats.ended(source, partition)
-        concerned = self._concerned(event, arrival)
+        concerned = self._not_ahead(self._concerned(event, arrival), arrival.offset)
         found = ": ".join(part for part in (event.reason, event.detail) if part)
         reason = (
             f"gatherer {source!r} says {event.notice}: {found}"
@@ -379,15 +471,29 @@ class StoreWriter:
             self._state.incidents.record(IncidentKind.SOURCE_BACK, detail, partition=partition)
         # While what is read lies in the past, its own times tell who had died by then.
         is_past = self._state.version.behind is not None
-        self._judge(self.heartbeats.overdue(partition, said_us) if is_past else (), offsets)
+        self._judge(self.heartbeats.overdue(partition, said_us) if is_past else (), offsets, arrival.offset)
 
-    def _judge(self, silences: Sequence[Silence], offsets: "array[int] | None" = None) -> None:
+    def _not_ahead(self, books: Sequence[Book], offset: int | None) -> Sequence[Book]:
+        # What a restored book holds already is not said to it again.
+        if not self._ahead or offset is None:
+            return books
+        return [book for book in books if self._ahead.get(book.market.number, -1) <= offset]
+
+    def _judge(
+        self,
+        silences: Sequence[Silence],
+        offsets: "array[int] | None" = None,
+        offset: int | None = None,
+    ) -> None:
         if not silences:
             if offsets is not None:
                 self._doubt((), "", offsets)
             return
         live_of = self.followers.live_of
-        concerned = [(silence, live_of(silence.source, silence.partition)) for silence in silences]
+        concerned = [
+            (silence, self._not_ahead(live_of(silence.source, silence.partition), offset))
+            for silence in silences
+        ]
         names = sorted({silence.source for silence in silences})
         longest_ms = max(silence.quiet_us for silence in silences) // 1_000
         said = f"no sign of life for {longest_ms} ms"
@@ -462,6 +568,10 @@ def _moved(offsets: "array[int]", partition: int, next_offset: int) -> "array[in
         moved.extend((-1,) * (partition + 1 - len(moved)))
     moved[partition] = next_offset
     return moved
+
+
+def _is_at(book: Book, partition: int) -> bool:
+    return book.origin is not None and book.origin.partition == partition
 
 
 def _recounted(counts: ConditionCounts, old: Condition, new: Condition) -> ConditionCounts:
