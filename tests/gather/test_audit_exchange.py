@@ -1,5 +1,7 @@
 """The audit of a gatherer at work: a simulated exchange, real sockets, REST behind a cache."""
 
+from typing import Any
+
 import pytest
 import trio
 
@@ -41,7 +43,13 @@ async def test_busy_exchange_behind_a_cache_makes_no_alarm() -> None:
 
 async def test_wrong_change_is_found_and_healed() -> None:
     """Off by a hundredth of a contract, with all numbers right: REST shows it, within two polls."""
-    async with living(poll_seconds=1, audit_window_s=0.3, own_books=True) as (exchange, gatherer, _):
+    options: dict[str, Any] = {
+        "poll_seconds": 1,
+        "audit_window_s": 0.3,
+        "own_books": True,
+        "book_connections": 1,
+    }
+    async with living(**options) as (exchange, gatherer, _):
         auditor, books = gatherer.auditor, gatherer.books
         assert auditor is not None
         assert books is not None
