@@ -5,17 +5,21 @@ from typing import Any
 
 import pytest
 
-from kalshibook.cli.playing import made_up_frames
 from kalshibook.cli.verify import Moments, verify
 from kalshibook.feeds.tape import RecordedFrame
-from kalshibook.simulator import GeneratorOptions
+from kalshibook.simulator import GeneratorOptions, MarketGenerator
 from kalshibook.store import Arrival, BookStore
 from kalshibook.wire import decode_frame, read_frame
+
+START_US = 1_790_000_000_000_000
 
 
 def _frames(count: int = 600) -> list[RecordedFrame]:
     options = GeneratorOptions(markets=4, short_lived=0.0, seed=3)
-    return list(itertools.islice(made_up_frames(options, "c1"), count))
+    frames = itertools.islice(MarketGenerator(options, start_us=START_US).frames(), count)
+    return [
+        RecordedFrame(START_US // 1_000 + number, "c1", frame) for number, (_, frame) in enumerate(frames)
+    ]
 
 
 def _applied(store: BookStore, frames: Iterable[RecordedFrame]) -> None:

@@ -190,8 +190,8 @@ def test_maintenance() -> None:
     assert not exchange.faults.is_on(FaultKind.MAINTENANCE)
 
 
-def test_calm() -> None:
-    """After it nothing is traded and no fault comes by itself, however long one waits."""
+def test_nothing_goes_wrong_while_frozen() -> None:
+    """No fault comes by itself, however long one waits; afterwards it goes on."""
     exchange = venue(messages_per_second=500, markets=5, short_lived=0.0, faults="lively", fault_every_s=0.1)
     watcher = Watcher(exchange, trusting=True)
     watcher.ask("subscribe", channels=["trade"])
@@ -199,10 +199,12 @@ def test_calm() -> None:
     before = (exchange.lives.steps, len(exchange.ledger))
     assert all(before)
 
-    exchange.calm_down()
-    exchange.stir(100)
+    exchange.freeze()
     exchange.advance(START_US + 60_000_000)
     assert before == (exchange.lives.steps, len(exchange.ledger))
+    exchange.thaw()
+    exchange.advance(START_US + 70_000_000)
+    assert before < (exchange.lives.steps, len(exchange.ledger))
 
 
 def test_nobody_to_harm() -> None:

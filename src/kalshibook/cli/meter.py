@@ -7,10 +7,13 @@ from typing import Final, Self
 from kalshibook.cli.latency import Durations
 from kalshibook.store import BookStore, Change, ChangeBatch, ChangeReader
 
-__all__ = ["HOPS", "Meter"]
+__all__ = ["HOPS", "HOPS_FROM_EXCHANGE", "Meter"]
 
 HOPS: Final = ("producer to feed", "feed to store", "store to reader", "the whole way")
 """What is measured, in the order in which a message passes; Kafka is within the first."""
+
+HOPS_FROM_EXCHANGE: Final = ("exchange to producer", *HOPS)
+"""The same where messages carry the exchange's time of now, in its own milliseconds."""
 
 # Measuring costs a multiple of applying a delta, and shares the interpreter with it: at full
 # speed a batch is sampled, or the meter would measure itself.
@@ -23,14 +26,19 @@ class Meter:
     Reads a store's changes on its own thread and keeps their latencies, until the end of its `with` block.
 
     It is a reader like any other: what it measures is what an embedding service would see.
+
+    Args:
+        store: what is measured.
+        from_exchange: begin with the exchange's own stamp; one of a recording is long past.
     """
 
-    def __init__(self, store: BookStore) -> None:
+    def __init__(self, store: BookStore, *, from_exchange: bool = False) -> None:
         self._store = store
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
         self._reader: ChangeReader = store.changes()
-        self.hops: Final = {hop: Durations() for hop in HOPS}
+        self._from_exchange = from_exchange
+        self.hops: Final = {hop: Durations() for hop in (HOPS_FROM_EXCHANGE if from_exchange else HOPS)}
         self.changes = 0
         """Changes seen, conflated ones included."""
         self.first_us: int | None = None
@@ -85,9 +93,10 @@ class Meter:
         if self.first_us is None:
             self.first_us = stamps.applied_us
         self.last_us = stamps.applied_us
-        times = (stamps.published_us, stamps.consumed_us, stamps.applied_us, now_us)
-        for hop, start_us, end_us in zip(HOPS, times, times[1:], strict=False):
+        first = (stamps.exchange_us,) if self._from_exchange else ()
+        times = (*first, stamps.published_us, stamps.consumed_us, stamps.applied_us, now_us)
+        for hop, start_us, end_us in zip(self.hops, times, times[1:], strict=False):
             if start_us is not None and end_us is not None:
                 self.hops[hop].add(end_us - start_us)
-        if stamps.published_us is not None:
-            self.hops[HOPS[-1]].add(now_us - stamps.published_us)
+        if times[0] is not None:
+            self.hops[HOPS[-1]].add(now_us - times[0])

@@ -1,25 +1,15 @@
 """A thread that plays frames into Kafka, for the demo."""
 
 import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import final
 
 from kalshibook.errors import KalshiBookError
 from kalshibook.feeds.player import PlayReport, play
 from kalshibook.feeds.publisher import Publisher
 from kalshibook.feeds.tape import RecordedFrame
-from kalshibook.simulator import GeneratorOptions, MarketGenerator
 
-__all__ = ["Playing", "made_up_frames"]
-
-
-def made_up_frames(options: GeneratorOptions, connection: str) -> Iterator[RecordedFrame]:
-    """Yield the generator's frames, without end, as if they were being recorded now."""
-    now_us = time.time_ns() // 1_000
-    for gap_us, frame in MarketGenerator(options, start_us=now_us).frames():
-        now_us += gap_us
-        yield RecordedFrame(now_us // 1_000, connection, frame)
+__all__ = ["Playing"]
 
 
 @final

@@ -17,6 +17,7 @@ from kalshibook.simulator.answers import error, json_answer, tickers_of
 from kalshibook.simulator.faults import NothingToHarm
 from kalshibook.simulator.ledger import FaultKind
 from kalshibook.simulator.listing import BadQuery
+from kalshibook.simulator.truth import TrueBook
 from kalshibook.simulator.venue import Venue
 
 __all__ = ["add_control"]
@@ -82,6 +83,11 @@ def add_control(
             raise error(404, "not_found", "market not found")
         return json_answer(venue.truth(ticker))
 
+    @app.get("/simulator/books")
+    async def books() -> Response:
+        held = [TrueBook.of(market, venue.now_us) for market in venue.model.held()]
+        return json_answer({"at_us": venue.now_us, "books": held})
+
     @app.get("/simulator/faults")
     async def faults() -> Response:
         return json_answer({"done": venue.ledger.done, "faults": list(venue.ledger)})
@@ -104,11 +110,6 @@ def add_control(
         except NothingToHarm as nobody:
             raise error(409, "nothing_to_harm", str(nobody)) from None
         return json_answer({"faults": injected}, 201)
-
-    @app.post("/simulator/calm")
-    async def calm() -> Response:
-        venue.calm_down()
-        return json_answer(venue.checksum())
 
     @app.post("/simulator/campaign")
     async def campaign() -> Response:

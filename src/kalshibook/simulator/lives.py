@@ -79,8 +79,6 @@ class MarketLives:
         """The exchange's clock: the time of what happens now."""
         self.halted = False
         """Whether nothing is traded anywhere; resting orders stay, and the clock goes on."""
-        self.calm = False
-        """The same for good, because somebody wants to compare books."""
         self._exchange = exchange
         self._audience = audience
         self._random = Random(options.seed)  # noqa: S311 - must be repeatable
@@ -166,7 +164,7 @@ class MarketLives:
 
     def cluster(self, market: ModelMarket) -> None:
         """Let a few things happen in a market's book at once, unless all trading is halted."""
-        if self.halted or self.calm:
+        if self.halted:
             return
         activity = self.activity(market)
         left = CLUSTER_SIZES[int(self._random.random() * _ROWS)]

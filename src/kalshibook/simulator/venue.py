@@ -442,19 +442,11 @@ class Venue:
         lives = self.lives
         trading = [market for market in self.model.held() if market.status is Status.ACTIVE]
         end = lives.steps + changes
-        while trading and not (lives.halted or lives.calm) and lives.steps < end:
+        while trading and not lives.halted and lives.steps < end:
             lives.stir(trading)
             self._tell_tickers()
             if lives.steps >= self.faults.next_step:
                 self.faults.step()
-
-    def calm_down(self) -> None:
-        """
-        Let nothing more be traded and no new fault come by itself, for good; what is under way ends.
-
-        A consumer can then be compared with the truth at leisure. Markets still close in time.
-        """
-        self.lives.calm = True
 
     def pause(self, ticker: str) -> None:
         """Deactivate a market."""
