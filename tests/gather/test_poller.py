@@ -10,10 +10,10 @@ import msgspec
 import pytest
 import trio
 
-from kalshibook.gather.audit import AuditBooks, Auditor, Polled
+from kalshibook.gather.audit import AuditBooks, Auditor
 from kalshibook.gather.options import GatherOptions
 from kalshibook.gather.poller import BookPoller, Pace, snapshot_frame
-from kalshibook.gather.records import Received
+from kalshibook.gather.records import Notice, Received, SinkCounts
 from kalshibook.gather.registry import MarketRegistry
 from kalshibook.gather.rest import ExchangeClient
 from kalshibook.wire import BookSnapshot, decode_frame, read_frame
@@ -53,6 +53,34 @@ class Books:
         return [round(moment, 3) for moment, tickers in self.calls if ticker in tickers]
 
 
+class Shelf:
+    """Stores books, until it is full."""
+
+    name = "shelf"
+    types = frozenset({"orderbook_snapshot"})
+
+    def __init__(self) -> None:
+        self.frames: list[Received] = []
+        self.is_full = False
+
+    def offer(self, received: Received) -> None:
+        """Store one."""
+        assert not self.is_full
+        self.frames.append(received)
+
+    def notify(self, notice: Notice) -> None:
+        """Nothing is noticed."""
+
+    def counts(self) -> SinkCounts:
+        """All are stored."""
+        return SinkCounts(len(self.frames), len(self.frames))
+
+    @property
+    def tickers(self) -> list[str]:
+        """The markets of the books."""
+        return [msgspec.json.decode(one.frame)["msg"]["market_ticker"] for one in self.frames]
+
+
 class Stage:
     """A running poller with everything around it."""
 
@@ -70,7 +98,7 @@ class Stage:
         self.diverged: list[str] = []
         self.unhealed: dict[str, str] = {}
         self.published: list[Received] = []
-        self.stored: list[Polled] = []
+        self.store = Shelf()
         self.audit = AuditBooks()
         self.auditor = Auditor(self.audit, lambda ticker, _: self.diverged.append(ticker))
         self.client = ExchangeClient(
@@ -86,7 +114,7 @@ class Stage:
             auditor=self.auditor if audit else None,
             unhealed=lambda: self.unhealed,
             publish=self.published.append,
-            sinks=[self.stored.append],
+            stores=[self.store],
             now_us=clock,
         )
 
@@ -128,7 +156,10 @@ async def test_poll_seconds_is_how_often_each_book_is_asked_for(autojump_clock: 
     )
     assert [100, 100, 50] == [len(tickers) for _, tickers in exchange.calls[:3]]
     assert names(250) == [ticker for _, tickers in exchange.calls[:3] for ticker in tickers]
-    assert names(250) * 3 == [polled.book.ticker for polled in stage.stored]
+    assert names(250) * 3 == stage.store.tickers
+    assert {("gatherer/rest", None, None, "")} == {
+        (one.connection, one.sid, one.sequence, one.doubt) for one in stage.store.frames
+    }
     assert (9, 750, 0) == msgspec.structs.astuple(stage.poller.statistics())[1:4]
     assert [] == stage.poller.remarks()
 
@@ -194,7 +225,18 @@ async def test_audit_can_be_left_out(autojump_clock: object) -> None:
         await trio.sleep(61)
 
     assert 0 == stage.auditor.statistics().compared
-    assert 2 == len(stage.stored)
+    assert 2 == len(stage.store.frames)
+
+
+async def test_full_store_is_passed_over(autojump_clock: object) -> None:
+    """What it does not get is counted; the audit goes on."""
+    async with running(Books(names(3)), poll_seconds=30) as stage:
+        stage.store.is_full = True
+        await trio.sleep(10)
+        stage.store.is_full = False
+        await trio.sleep(25)
+
+    assert (3, 3) == (stage.poller.statistics().unstored, len(stage.store.frames))
 
 
 async def test_market_that_no_socket_heals_is_served_from_rest(autojump_clock: object) -> None:

@@ -81,6 +81,7 @@ class Gatherer:
         signer: signs handshakes; the key that `options` names unless given.
         markets: the markets to begin with; then REST is not used, and `add` and `remove` say what changes.
         sinks: what else takes frames, beside Kafka and the gatherer's own books.
+        book_stores: which of those also take the books that are polled over REST.
         gap_listeners: told of each entry of the gap ledger, when it is found and when it is healed.
         attachments: what runs beside the sockets.
         store: settings of its own books.
@@ -96,6 +97,7 @@ class Gatherer:
         signer: SignsHandshake | None = None,
         markets: Iterable[str] | None = None,
         sinks: Sequence[Sink] = (),
+        book_stores: Sequence[Sink] = (),
         gap_listeners: Sequence[Callable[[GapRecord], None]] = (),
         attachments: Sequence[Attachment] = (),
         store: StoreOptions | None = None,
@@ -114,6 +116,7 @@ class Gatherer:
         self._clock_us = clock_us
         self._markets = list(markets or ())
         self._attachments = attachments
+        self._book_stores = book_stores
         self._kafka = KafkaSink(kafka, options, self.incidents, clock_us=clock_us)
         self.ledger: Final = GapLedger(options.source, on_record=self._on_gap)
         self._gap_listeners: list[Callable[[GapRecord], None]] = [self._kafka.record, *gap_listeners]
@@ -250,6 +253,7 @@ class Gatherer:
             auditor=self.auditor,
             unhealed=self.pool.unhealed,
             publish=self.offer,
+            stores=self._book_stores,
             now_us=self._clock_us,
         )
 

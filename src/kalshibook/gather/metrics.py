@@ -52,7 +52,7 @@ example) has no metric.
 | `kalshibook_gather_clock_skew_seconds` | gauge | | how far our clock is ahead of the exchange's |
 | `kalshibook_gather_poll_rounds` | counter | | rounds of order books over REST |
 | `kalshibook_gather_poll_calls` | counter | | calls that were answered |
-| `kalshibook_gather_poll_books` | counter | outcome | books: read, missing, rejected, published |
+| `kalshibook_gather_poll_books` | counter | outcome | books: read, missing, rejected, published, unstored |
 | `kalshibook_gather_poll_failures` | counter | | calls without an answer |
 | `kalshibook_gather_poll_wanted_seconds` | gauge | | how often each book should be asked for |
 | `kalshibook_gather_poll_cadence_seconds` | gauge | | how often it is, by the budget |
@@ -245,6 +245,7 @@ def _of_poller(found: PollStatistics) -> Iterator[Metric]:
         ("missing", found.missing),
         ("rejected", found.rejected),
         ("published", found.published),
+        ("unstored", found.unstored),
     )
     yield _by(_COUNTER, "poll_books", "Books.", "outcome", outcomes)
     yield _one(_COUNTER, "poll_failures", "Calls without an answer.", found.failures)

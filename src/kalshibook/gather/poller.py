@@ -19,7 +19,7 @@ from kalshibook.errors import ExchangeError, WireError
 from kalshibook.gather.audit import Auditor, Polled
 from kalshibook.gather.limiter import READ_COST
 from kalshibook.gather.options import GatherOptions
-from kalshibook.gather.records import Received
+from kalshibook.gather.records import Received, Sink
 from kalshibook.gather.registry import MarketRegistry
 from kalshibook.gather.rest import ExchangeClient
 from kalshibook.numbers import format_price, format_size
@@ -77,6 +77,8 @@ class PollStatistics(msgspec.Struct, frozen=True):
     """Calls without an answer, each after the client's own attempts."""
     published: int
     """Books handed on for markets that no socket can heal."""
+    unstored: int
+    """Books that were not stored, the store being full."""
     wanted_s: int
     """How often each book should be asked for."""
     cadence_s: float
@@ -97,7 +99,8 @@ class BookPoller:
         auditor: compares what comes with our own books; None compares nothing.
         unhealed: returns markets whose book the sockets cannot make whole, each with the reason.
         publish: takes frames for those markets, each marked as in doubt.
-        sinks: each takes every book, for storage.
+        stores: each takes every book, as the frame of a snapshot without a number; a full one is
+            passed over, which is counted.
         now_us: the system's clock.
     """
 
@@ -110,7 +113,7 @@ class BookPoller:
         auditor: Auditor | None = None,
         unhealed: Callable[[], Mapping[str, str]] = dict,
         publish: Callable[[Received], None] = lambda _: None,
-        sinks: Sequence[Callable[[Polled], None]] = (),
+        stores: Sequence[Sink] = (),
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         self._client = client
@@ -121,13 +124,13 @@ class BookPoller:
         self._auditor = auditor
         self._unhealed = unhealed
         self._publish = publish
-        self._sinks = tuple(sinks)
+        self._stores = tuple(stores)
         self._now_us = now_us
         self._in_flight = trio.Semaphore(_CALLS_IN_FLIGHT)
         self._urgent: dict[str, int] = {}
         self._pace = Pace.of(0, every_s=self._every_s, tokens_per_second=self._tokens)
         self._rounds = self._calls = self._books = self._missing = 0
-        self._rejected = self._failures = self._published = 0
+        self._rejected = self._failures = self._published = self._unstored = 0
         self._failing: str | None = None
 
     def statistics(self) -> PollStatistics:
@@ -140,6 +143,7 @@ class BookPoller:
             rejected=self._rejected,
             failures=self._failures,
             published=self._published,
+            unstored=self._unstored,
             wanted_s=self._every_s,
             cadence_s=self._pace.cadence_s,
             failing=self._failing,
@@ -259,20 +263,20 @@ class BookPoller:
             polled = Polled(book, asked_us, answered_us)
             if self._auditor is not None:
                 self._auditor.take(polled)
-            for sink in self._sinks:
-                sink(polled)
+            for store in self._stores:
+                if store.is_full:
+                    self._unstored += 1
+                else:
+                    store.offer(self._received(polled, ""))
             reason = unhealed.get(book.ticker)
             if reason is not None:
                 self._published += 1
-                self._publish(
-                    Received(
-                        frame=snapshot_frame(book),
-                        connection=self._connection,
-                        received_us=answered_us,
-                        type="orderbook_snapshot",
-                        doubt=f"{reason}; this is its book over REST, which may be 15 s old",
-                    )
-                )
+                doubt = f"{reason}; this is its book over REST, which may be 15 s old"
+                self._publish(self._received(polled, doubt))
+
+    def _received(self, polled: Polled, doubt: str) -> Received:
+        frame = snapshot_frame(polled.book)
+        return Received(frame, self._connection, polled.answered_us, "orderbook_snapshot", doubt=doubt)
 
 
 def snapshot_frame(book: BookSnapshot) -> bytes:
