@@ -622,3 +622,16 @@ def test_the_table_of_markets_is_whole() -> None:
         assert MarketState.WANTED is MARKETS[state][MarketEvent.END]
     live = {event for event in MarketEvent if MARKETS[MarketState.DOUBTED][event] is MarketState.LIVE}
     assert {MarketEvent.SNAPSHOT} == live
+
+
+def test_a_snapshot_of_a_subscription_that_is_over_makes_nothing_live() -> None:
+    """It comes after the error that ended it: its market is subscribed to anew all the same."""
+    stage = Stage()
+    stage.follow("A", "B")
+    stage.error(25, sid=SID, seq=stage.next())
+    assert stage.snapshot("A") is None
+    assert {"A": "wanted", "B": "wanted"} == stage.states()
+    assert "unreadable" in stage.troubles
+    stage.wait(1)
+    (command,) = stage.sent()
+    assert ("subscribe", {"A", "B"}) == (command["cmd"], set(command["params"]["market_tickers"]))

@@ -39,6 +39,9 @@ _MOST_REFUSALS: Final = 3
 
 _TERMINAL: Final = frozenset({Code.CHANNEL_ERROR, Code.BUFFER_OVERFLOW})
 
+_ANSWERS: Final = frozenset({"subscribed", "ok", "unsubscribed", "error"})
+"""Frames that may come without a subscription of ours."""
+
 _FILLING: Final = frozenset({Kind.SUBSCRIBE, Kind.ADD, Kind.SNAPSHOT})
 
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeError, RecursionError)
@@ -152,13 +155,13 @@ class Session:
                 passes = self._ruled(subscription, verdict, head, now_us)
         handler = self._handlers.get(head.type)
         self._is_refresh = False
-        if handler is not None:
-            if passes:
-                handler(head, subscription, now_us)
-        elif subscription is None:
-            # Its numbers are not watched, so nothing would show what is missing around it.
+        if subscription is None and head.type not in _ANSWERS:
+            # Its numbers are not watched, so nothing would show what is missing around it. And a snapshot
+            # of a subscription that has ended would make its market live with nobody following it.
             self._trouble(GatherIncidentKind.UNREADABLE, f"{head.type!r} on sid {sid}, which is not ours")
             return None
+        if handler is not None and passes:
+            handler(head, subscription, now_us)
         if self.effects:
             self._pump(now_us)
         if not passes or self.is_over:
