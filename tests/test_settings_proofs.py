@@ -23,6 +23,13 @@ PROOFS = {
     "kafka.bootstrap_servers": "feeds/test_kafka.py::test_reads_every_partition_from_the_beginning",
     "kafka.topic": "feeds/test_link.py::test_missing_topic",
     "kafka.start": "feeds/test_kafka.py::test_begins_at_stored_offsets",
+    "kafka.snapshots_topic": "feeds/test_snapshots.py::test_snapshots_topic_is_where_books_are_saved",
+    "snapshots.write": "cli/test_snapshots.py::test_serve_saves_books_if_it_is_told_to",
+    "snapshots.interval_s": "feeds/test_snapshots.py::test_interval_s_is_the_pause_between_rounds",
+    "snapshots.records_per_second": "feeds/test_snapshots.py::test_records_per_second_bounds_a_round",
+    "snapshots.settled_hours": (
+        "feeds/test_snapshots.py::test_settled_hours_is_how_long_a_settled_market_is_kept"
+    ),
     "kafka.rewind_minutes": "feeds/test_kafka.py::test_rewind_minutes_is_how_far_a_rewind_goes",
     "kafka.start_offsets": "feeds/test_kafka.py::test_begins_at_stored_offsets",
     "kafka.batch_records": "feeds/test_kafka.py::test_batch_records_bounds_a_batch",

@@ -26,6 +26,7 @@ import msgspec
 from kalshibook.archive.options import ArchiveOptions
 from kalshibook.errors import SettingsError
 from kalshibook.feeds.options import KafkaOptions, is_secret
+from kalshibook.feeds.snapshots import SnapshotOptions
 from kalshibook.gather.options import GatherOptions
 from kalshibook.http.options import HttpOptions
 from kalshibook.simulator.options import SimulatorOptions
@@ -76,6 +77,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     store: StoreOptions = msgspec.field(default_factory=StoreOptions)
     kafka: KafkaOptions = msgspec.field(default_factory=KafkaOptions)
+    snapshots: SnapshotOptions = msgspec.field(default_factory=SnapshotOptions)
     http: HttpOptions = msgspec.field(default_factory=HttpOptions)
     stream: StreamOptions = msgspec.field(default_factory=StreamOptions)
     server: ServerOptions = msgspec.field(default_factory=ServerOptions)

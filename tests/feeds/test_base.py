@@ -71,3 +71,11 @@ class TestHealth:
         health = FeedHealth(name="f", state=state, reason="", since_us=0, silent=silent)
 
         assert (state is FeedState.LIVE and not silent) is health.ok
+
+    def test_who_only_saves_books_does_not_make_them_wrong(self) -> None:
+        """A feed on which no answer rests is well until it has failed."""
+        ok = {
+            state: FeedHealth(name="s", state=state, reason="", since_us=0, essential=False).ok
+            for state in FeedState
+        }
+        assert [FeedState.FAILED] == [state for state in FeedState if not ok[state]]

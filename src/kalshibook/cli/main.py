@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, made-up markets, a server."),
     "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
     "gather": ("kalshibook.cli.gather:gather", "Gather from the exchange into Kafka."),
+    "snapshots": ("kalshibook.cli.snapshots:snapshots", "Save the books of a Kafka topic for warm starts."),
     "replay": ("kalshibook.cli.replay:replay", "Play recordings into Kafka."),
     "simulate": (
         "kalshibook.cli.simulate:simulate",

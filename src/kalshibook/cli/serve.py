@@ -16,12 +16,12 @@ from kalshibook.cli.progress import progress_bar
 from kalshibook.cli.signals import stopped_by_signals
 from kalshibook.collecting import served_collector
 from kalshibook.errors import FeedError
-from kalshibook.feeds import Feed, FeedState, load_feed
+from kalshibook.feeds import Feed, FeedState, KafkaFeed, SnapshotWriter, load_feed
 from kalshibook.server import BookServer
 from kalshibook.settings import Loaded, Settings
 from kalshibook.store import BookStore
 
-__all__ = ["make_feed", "serve"]
+__all__ = ["make_feed", "make_saver", "serve"]
 
 _LOOK_S: Final = 0.25
 _SETTLED: Final = frozenset({FeedState.LIVE, FeedState.STOPPED, FeedState.FAILED})
@@ -67,6 +67,18 @@ def make_feed(settings: Settings, store: BookStore) -> Feed:
         raise FeedError(f"feed {name!r} does not take server.feed_options: {error}") from None
 
 
+def make_saver(settings: Settings, store: BookStore, feed: Feed) -> SnapshotWriter:
+    """
+    Make what saves books beside a feed.
+
+    Raises:
+        FeedError: the feed is not Kafka's: only there it is known at which offset a book stands.
+    """
+    if not isinstance(feed, KafkaFeed):
+        raise FeedError("snapshots.write needs the feed 'kafka': only there a book stands at an offset")
+    return SnapshotWriter(store, settings.kafka, settings.snapshots, restored=feed.restored)
+
+
 def _options_model(factory: Callable[..., Feed]) -> type[msgspec.Struct] | None:
     """Return the type of a feed's second parameter, after the store: a struct of its options."""
     parameters = list(inspect.signature(factory, eval_str=True).parameters.values())
@@ -77,23 +89,29 @@ def _options_model(factory: Callable[..., Feed]) -> type[msgspec.Struct] | None:
 async def _serve(settings: Settings, filled: Callable[[], None]) -> None:
     store = BookStore(settings.store)
     feed = make_feed(settings, store)
+    saver = make_saver(settings, store, feed) if settings.snapshots.write else None
     server = BookServer(
         store,
         http=settings.http,
         stream=settings.stream,
-        feeds=[feed],
+        feeds=[feed] if saver is None else [feed, saver],
         switch_interval_us=settings.server.switch_interval_us,
     )
     # The server first: a port that is in use is found before anything is read.
     async with stopped_by_signals() as nursery, server:
         log.info("serving", rest=server.addresses.http_url, websocket=server.addresses.stream_url)
         feed.start()
+        if saver is not None:
+            saver.start()
         try:
             nursery.start_soon(_catch_up, feed, filled)
             await _wait_for_failure(feed)
         finally:
             # In a thread, because the server says goodbye to its clients meanwhile.
             with trio.CancelScope(shield=True):
+                if saver is not None:
+                    # Before the feed: books are saved as of offsets that are still to be trusted.
+                    await trio.to_thread.run_sync(saver.stop)
                 await trio.to_thread.run_sync(feed.stop)
     log.info("stopped")
 

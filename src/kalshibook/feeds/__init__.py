@@ -15,6 +15,7 @@ from kalshibook.feeds.recording import (
     RecordingFeed as RecordingFeed,
     RecordingOptions as RecordingOptions,
 )
+from kalshibook.feeds.snapshots import SnapshotOptions as SnapshotOptions, SnapshotWriter as SnapshotWriter
 
 __all__ = [
     "EmbeddedBroker",
@@ -27,5 +28,7 @@ __all__ = [
     "Publisher",
     "RecordingFeed",
     "RecordingOptions",
+    "SnapshotOptions",
+    "SnapshotWriter",
     "load_feed",
 ]

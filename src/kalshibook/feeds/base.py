@@ -91,10 +91,14 @@ class FeedHealth(msgspec.Struct, frozen=True, kw_only=True):
     """When the last record was read, microseconds since the epoch."""
     silent: bool = False
     """Whether nothing has come for longer than the feed is set to find normal."""
+    essential: bool = True
+    """Whether answers rest on it. Books are right although who only saves them may be in trouble."""
 
     @property
     def ok(self) -> bool:
-        """Tell whether the feed is caught up, connected and not silent."""
+        """Tell whether the feed is caught up, connected and not silent, or whether nothing rests on that."""
+        if not self.essential:
+            return self.state is not FeedState.FAILED
         return self.state is FeedState.LIVE and not self.silent
 
     @property

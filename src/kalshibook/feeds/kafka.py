@@ -12,7 +12,7 @@ from kalshibook.feeds.link import KafkaLink, connection_settings
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.quarantine import NoQuarantine, Quarantine, open_quarantine
 from kalshibook.feeds.session import ReadingSession
-from kalshibook.store import BookStore, IncidentKind, StoreWriter
+from kalshibook.store import BookStore, Cut, IncidentKind, StoreWriter
 
 __all__ = ["KafkaFeed"]
 
@@ -159,6 +159,10 @@ class KafkaFeed:
             Whether it is.
         """
         return self._status.wait(frozenset(states), timeout)
+
+    def restored(self) -> Cut | None:
+        """Return the store as it was restored from saved books, or None when it was not (yet)."""
+        return None if self._session is None else self._session.warm_start.restored
 
     def health(self) -> FeedHealth:
         """Return what the feed is doing; from any thread, at once."""

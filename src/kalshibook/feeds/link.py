@@ -59,14 +59,18 @@ class KafkaLink:
     """
     A consumer of all partitions of one topic. For one thread; nothing in it blocks for long.
 
+    Args:
+        options: the feed's settings.
+        topic: which topic, if not the feed's own.
+
     Raises:
         FeedError: librdkafka refuses a setting; the message names it.
     """
 
-    def __init__(self, options: KafkaOptions) -> None:
-        self._topic = options.topic
+    def __init__(self, options: KafkaOptions, *, topic: str | None = None) -> None:
+        self._topic = topic or options.topic
         self._patience_s = _FIRST_PATIENCE_S
-        self.watch: Final = BrokerWatch(options.topic)
+        self.watch: Final = BrokerWatch(self._topic)
         settings = {
             **_DEFAULTS,
             **connection_settings(options),

@@ -54,11 +54,15 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     topic: str = "market-data-all"
     """The topic that carries envelopes; all its partitions are read."""
 
-    start: Literal["rewind", "beginning", "offsets"] = "rewind"
+    start: Literal["rewind", "beginning", "offsets", "snapshots"] = "rewind"
     """
     Where reading begins: `rewind` minutes back by record time, at the `beginning` of what the
-    broker keeps, or at the `offsets` given in `start_offsets`.
+    broker keeps, at the `offsets` given in `start_offsets`, or behind the `snapshots` of books that
+    are saved in `snapshots_topic`; without any, as `rewind`.
     """
+
+    snapshots_topic: str = "book-snapshots"
+    """The compacted topic in which books are saved."""
 
     rewind_minutes: int = 60
     """How far `rewind` goes back; it must cover the interval at which snapshots are published."""
@@ -95,7 +99,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("bootstrap_servers", "topic"):
+        for name in ("bootstrap_servers", "topic", "snapshots_topic"):
             if not getattr(self, name).strip():
                 raise SettingsError(f"kafka.{name} is empty")
         for name in _AT_LEAST_ONE:
@@ -124,6 +128,8 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def _check_quarantine(self) -> None:
         if self.quarantine_file and self.quarantine_topic:
             raise SettingsError("kafka.quarantine_file and kafka.quarantine_topic are both set; choose one")
+        if self.snapshots_topic == self.topic:
+            raise SettingsError("kafka.snapshots_topic is kafka.topic; saved books are no envelopes")
         if self.quarantine_topic == self.topic:
             raise SettingsError("kafka.quarantine_topic is kafka.topic; rejected records would come back")
 

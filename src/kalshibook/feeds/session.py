@@ -24,6 +24,7 @@ from kalshibook.feeds.positions import (
 )
 from kalshibook.feeds.quarantine import Quarantine
 from kalshibook.feeds.records import RecordIntake
+from kalshibook.feeds.warm_start import WarmStart, Warmth
 from kalshibook.feeds.watch import Unavailable, state_of
 from kalshibook.store import BookStore, IncidentKind, StoreWriter
 
@@ -80,6 +81,8 @@ class ReadingSession:
         self._cut_off = False
         self._is_silent = False
         self._begun_us = 0
+        self.warm_start: Final = WarmStart(options, writer, store.incidents, show, stopping)
+        self._warmth: Warmth | None = None
         self.positions: Final = Positions()
         self.intake: Final = RecordIntake(options.topic, writer, quarantine)
 
@@ -155,6 +158,37 @@ class ReadingSession:
             return start_at_beginning(bounds)
         if options.start == "offsets":
             return start_at_offsets(bounds, options.start_offsets)
+        if options.start == "snapshots":
+            return self._warm(bounds)
+        return self._rewound(bounds)
+
+    def _warm(self, bounds: dict[int, Bounds]) -> Start:
+        reached = self._store.cut().offsets
+        if reached and self._warmth is None:
+            # An earlier feed of this process has filled the store: its books are newer than any saved.
+            return start_at_offsets(bounds, reached)
+        # Once: were it read again, books saved meanwhile would lie beyond those read before.
+        warmth = self._warmth or self.warm_start.read()
+        # What was saved and what the topic keeps are asked for apart: the topic's ends must be the later.
+        bounds |= self._link.bounds(bounds)
+        wanted = {partition: checkpoint.offset for partition, checkpoint in warmth.checkpoints.items()}
+        start = start_at_offsets(bounds, wanted) if wanted else self._rewound(bounds)
+        if self._warmth is None:
+            self._warmth = warmth
+            if warmth.books:
+                self.warm_start.restored = self._store.cut()
+                self._writer.resume(start.offsets, warmth.checkpoints)
+        note = (
+            f"behind {warmth.note}" if wanted else f"{start.note}, for there is no checkpoint: {warmth.note}"
+        )
+        if not wanted:
+            self._store.incidents.record(
+                IncidentKind.FEED, f"no warm start: {warmth.note}, without a checkpoint"
+            )
+        return start._replace(note=note)
+
+    def _rewound(self, bounds: dict[int, Bounds]) -> Start:
+        options = self._options
         wanted_ms = _now_us() // 1_000 - options.rewind_minutes * 60_000
         found = self._link.offsets_at(bounds, wanted_ms)
         return start_at_time(bounds, found, self._link.offsets_at(bounds, 0), options.rewind_minutes)
