@@ -20,7 +20,8 @@ from kalshibook.settings import Settings
 from kalshibook.simulator import SimulatorOptions
 from kalshibook.simulator.ledger import FaultKind
 from kalshibook.simulator.thread import ThreadedExchange, exchange_in_thread
-from kalshibook.store.states import COPIES, STATUSES
+from kalshibook.store.heartbeats import PULSES
+from kalshibook.store.states import CHANGEOVER, COPIES, STATUSES, Condition, CopyEvent
 from kalshibook.stream.hub import Hub
 from kalshibook.stream.options import StreamOptions
 from kalshibook.testing import FrameFactory
@@ -211,6 +212,30 @@ def test_state_diagrams_are_the_tables() -> None:
     } == arrows(statuses)
 
 
+def test_diagrams_of_several_gatherers_are_the_tables() -> None:
+    """The page on gaps draws the life of a source, and when a book changes over, as the code has them."""
+    changeover, pulses = (
+        fence.text
+        for fence in fences(DOCS / "discussion" / "gaps.md")
+        if fence.text.startswith("stateDiagram")
+    )
+
+    assert {
+        (before.value, Condition.LIVE.value if taken else before.value, "snapshot of another gatherer")
+        for before, taken in CHANGEOVER.items()
+    } | {
+        (before.value, row[CopyEvent.DOUBT].value, "doubt")
+        for before, row in COPIES.items()
+        if row[CopyEvent.DOUBT] is not before
+    } == arrows(changeover)
+    assert {
+        (before.value, after.value, event.value)
+        for before, row in PULSES.items()
+        for event, after in row.items()
+        if after is not before
+    } == arrows(pulses)
+
+
 COMPONENTS = [
     ("wire", "wire"),
     ("store", "store"),
@@ -253,7 +278,7 @@ SETTINGS = {
     for field in msgspec.structs.fields(section.type)
 }
 # In a page `store.book(…)` and `store/ladder.py` are code, not settings.
-NAMED = re.compile(r"`(store|kafka|http|stream|server|gather|archive|simulator|log)\.([a-z_]+)`")
+NAMED = re.compile(r"`(store|kafka|snapshots|http|stream|server|gather|archive|simulator|log)\.([a-z_]+)`")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

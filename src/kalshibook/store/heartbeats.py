@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-__all__ = ["Heartbeats", "LastSign", "Pulse", "Silence"]
+__all__ = ["PULSES", "Heartbeats", "LastSign", "LifeEvent", "Pulse", "Silence"]
 
 _LONGEST_STEP_US: Final = 1_000_000
 _MISSED: Final = 2
@@ -34,6 +34,26 @@ class Pulse(StrEnum):
     """It owes a sign of life."""
     ENDED = "ended"
     """It said goodbye, and owes none."""
+
+
+class LifeEvent(StrEnum):
+    """What can happen to a source's life."""
+
+    SIGN = "sign of life"
+    QUIET = "patience is over"
+    GOODBYE = "ended"
+
+
+_U, _A, _S, _E = Pulse.UNJUDGED, Pulse.ALIVE, Pulse.SILENT, Pulse.ENDED
+
+#          sign of life  patience is over  ended
+PULSES: Final[dict[Pulse, dict[LifeEvent, Pulse]]] = {
+    _U: {LifeEvent.SIGN: _A, LifeEvent.QUIET: _U, LifeEvent.GOODBYE: _U},
+    _A: {LifeEvent.SIGN: _A, LifeEvent.QUIET: _S, LifeEvent.GOODBYE: _E},
+    _S: {LifeEvent.SIGN: _A, LifeEvent.QUIET: _S, LifeEvent.GOODBYE: _E},
+    _E: {LifeEvent.SIGN: _A, LifeEvent.QUIET: _E, LifeEvent.GOODBYE: _E},
+}
+"""Next pulse of a source in one partition. `silent` and `ended` put its books in doubt; a sign heals none."""
 
 
 class LastSign(NamedTuple):
@@ -56,14 +76,11 @@ class Silence(NamedTuple):
 
 
 class _Sign:
-    __slots__ = ("ended", "heard_us", "interval_us", "said_us", "silent")
+    __slots__ = ("heard_us", "interval_us", "pulse", "said_us")
 
-    def __init__(self, said_us: int, heard_us: int, interval_us: int) -> None:
-        self.said_us = said_us
-        self.heard_us = heard_us
-        self.interval_us = interval_us
-        self.silent = False
-        self.ended = False
+    def __init__(self) -> None:
+        self.said_us = self.heard_us = self.interval_us = 0
+        self.pulse = Pulse.UNJUDGED
 
 
 class Heartbeats:
@@ -95,20 +112,19 @@ class Heartbeats:
         """
         sign = self._signs.get((source, partition))
         if sign is None:
-            self._signs[(source, partition)] = _Sign(said_us, self._listened_us, interval_ms * 1_000)
-            return False
-        was_silent = sign.silent
+            sign = self._signs[source, partition] = _Sign()
+        was_silent = sign.pulse is Pulse.SILENT
         # A record's time may go back, by a clock that was set; the newest one is what counts.
         sign.said_us = max(sign.said_us, said_us)
         sign.heard_us, sign.interval_us = self._listened_us, interval_ms * 1_000
-        sign.silent = sign.ended = False
+        sign.pulse = PULSES[sign.pulse][LifeEvent.SIGN]
         return was_silent
 
     def ended(self, source: str, partition: int) -> None:
         """Owe nothing any more: the source has said goodbye."""
         sign = self._signs.get((source, partition))
         if sign is not None:
-            sign.ended, sign.silent = True, False
+            sign.pulse = PULSES[sign.pulse][LifeEvent.GOODBYE]
 
     def overdue(self, partition: int, now_us: int) -> list[Silence]:
         """
@@ -136,7 +152,7 @@ class Heartbeats:
     def last_signs(self, partition: int) -> list[LastSign]:
         """Return what was said last in a partition."""
         return [
-            LastSign(source, place, sign.said_us, sign.interval_us // 1_000, sign.ended)
+            LastSign(source, place, sign.said_us, sign.interval_us // 1_000, sign.pulse is _E)
             # A copy, because the writer's thread may add a source meanwhile.
             for (source, place), sign in self._signs.copy().items()
             if place == partition
@@ -153,9 +169,8 @@ class Heartbeats:
         found: dict[str, tuple[Pulse, int]] = {}
         # A copy, because the writer's thread may add a source meanwhile.
         for (source, _), sign in self._signs.copy().items():
-            pulse = Pulse.SILENT if sign.silent else Pulse.ENDED if sign.ended else Pulse.ALIVE
-            held, said_us = found.get(source, (pulse, 0))
-            worst = Pulse.SILENT if Pulse.SILENT in {held, pulse} else pulse
+            held, said_us = found.get(source, (sign.pulse, 0))
+            worst = _S if _S in {held, sign.pulse} else sign.pulse
             found[source] = (worst, max(said_us, sign.said_us))
         return found
 
@@ -163,9 +178,10 @@ class Heartbeats:
         if not self._patience_us:
             return
         for (source, place), sign in self._signs.items():
-            if sign.silent or sign.ended or partition not in {None, place}:
+            after = PULSES[sign.pulse][LifeEvent.QUIET]
+            if after is sign.pulse or partition not in {None, place}:
                 continue
             quiet_us = now_us - (sign.said_us if by_records else sign.heard_us)
             if quiet_us > max(self._patience_us, _MISSED * sign.interval_us):
-                sign.silent = True
+                sign.pulse = after
                 yield Silence(source, place, quiet_us)

@@ -16,7 +16,15 @@ import msgspec
 from kalshibook.store.book import Activity, Book, Market, Origin, shared_origin
 from kalshibook.store.incidents import IncidentKind
 from kalshibook.store.ladder import EMPTY_LADDER, ImpossibleChange, Stamps
-from kalshibook.store.states import COPIES, STATUSES, Condition, CopyEvent, MarketStatus, StatusEvent
+from kalshibook.store.states import (
+    CHANGEOVER,
+    COPIES,
+    STATUSES,
+    Condition,
+    CopyEvent,
+    MarketStatus,
+    StatusEvent,
+)
 from kalshibook.wire import BookDelta, BookSnapshot, Envelope, MarketLifecycle, Ticker, Trade
 
 __all__ = [
@@ -165,7 +173,7 @@ def apply_snapshot(
     detail = ""
     if origin is not None:
         if origin.source != arrival.source:
-            if book.copy is Condition.LIVE:
+            if not CHANGEOVER[book.copy]:
                 return Result(book, Outcome.FOREIGN)
             incident = IncidentKind.SOURCE_CHANGED
             detail = f"from {origin.source!r} to {arrival.source!r}"

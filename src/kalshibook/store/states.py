@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Final
 
 __all__ = [
+    "CHANGEOVER",
     "COPIES",
     "OVER",
     "STATUSES",
@@ -82,6 +83,17 @@ COPIES: Final[dict[Condition, dict[CopyEvent, Condition]]] = {
     Condition.STALE: {CopyEvent.SNAPSHOT: _L, CopyEvent.DELTA: _S, CopyEvent.DOUBT: _S},
 }
 """Next state of our copy. A closed market's copy goes on through the same states, unseen."""
+
+CHANGEOVER: Final[dict[Condition, bool]] = {
+    Condition.AWAITING: True,
+    Condition.LIVE: False,
+    Condition.STALE: True,
+}
+"""
+Whether a book takes the snapshot of another gatherer than the one it follows, by the state of its copy.
+
+While it is live it takes nothing: the changes of two would add up twice.
+"""
 
 _M = MarketStatus
 _E = StatusEvent
