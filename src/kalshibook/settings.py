@@ -24,6 +24,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from kalshibook.archive.options import ArchiveOptions
+from kalshibook.archive.production_options import DedupOptions, ExportOptions
 from kalshibook.errors import SettingsError
 from kalshibook.feeds.options import KafkaOptions, is_secret
 from kalshibook.feeds.snapshots import SnapshotOptions
@@ -83,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     server: ServerOptions = msgspec.field(default_factory=ServerOptions)
     gather: GatherOptions = msgspec.field(default_factory=GatherOptions)
     archive: ArchiveOptions = msgspec.field(default_factory=ArchiveOptions)
+    dedup: DedupOptions = msgspec.field(default_factory=DedupOptions)
+    export: ExportOptions = msgspec.field(default_factory=ExportOptions)
     simulator: SimulatorOptions = msgspec.field(default_factory=SimulatorOptions)
     log: LogOptions = msgspec.field(default_factory=LogOptions)
 

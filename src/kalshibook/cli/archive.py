@@ -12,6 +12,15 @@ ARCHIVE_COMMANDS: Final = {
     "status": ("kalshibook.cli.archive_tables:status", "Print what a database is and holds."),
     "retain": ("kalshibook.cli.archive_tables:retain", "Drop what is older than it shall be kept."),
     "write": ("kalshibook.cli.archive_write:write", "Store what a Kafka topic carries."),
+    "dedup": ("kalshibook.cli.archive_dedup:dedup", "Merge the gatherers' databases into production."),
+    "export": ("kalshibook.cli.archive_export:export", "Write what is new in production to Parquet."),
+    "check": ("kalshibook.cli.archive_export:check_export", "Compare exported files with their manifests."),
+    "gaps": ("kalshibook.cli.archive_reading:gaps", "Tell whether a market is complete, and where not."),
+    "completeness": (
+        "kalshibook.cli.archive_reading:completeness",
+        "Print which share each source saw, hour by hour.",
+    ),
+    "replay": ("kalshibook.cli.archive_reading:replay", "Print a market's book as it was at a time."),
 }
 """Name, where it is, and its line of help."""
 
