@@ -147,7 +147,7 @@ class DatabaseArchive:
         return [*self._near(arguments)]
 
     def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
-        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
+        """Return a market's trades on the book, of a stretch of time, its end exclusive, in no order."""
         arguments = {"ticker": ticker, "from": from_us, "until": until_us}
         rows = self._connection.execute(_TRADES, arguments)
         return [
@@ -214,7 +214,7 @@ _SNAPSHOTS: Final = f"""
 _TRADES: Final = f"""
     SELECT {_AT}, t.trade_id, t.yes_price, t.size, t.taker_side FROM trades AS t
     WHERE t.ticker = %(ticker)s AND t.exchange_at >= {_MOMENT.format("(%(from)s::bigint - 1000)")}
-        AND {_AT} >= %(from)s AND {_AT} < %(until)s
+        AND {_AT} >= %(from)s AND {_AT} < %(until)s AND NOT t.is_block_trade
 """
 _SEEN: Final = f"""
     SELECT t.connection_id, t.sid, {_AT}, t.received_us FROM orderbook_snapshots AS t
@@ -423,7 +423,7 @@ class ParquetArchive:
         return [_change(row) for row in rows if from_us <= _at_us(row) < until_us]
 
     def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
-        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
+        """Return a market's trades on the book, of a stretch of time, its end exclusive, in no order."""
         return [
             KnownTrade(
                 at_us,
@@ -433,7 +433,7 @@ class ParquetArchive:
                 None if row["taker_side"] is None else _SIDES[row["taker_side"]],
             )
             for row in self._rows("trades", ticker, from_us, until_us)
-            if from_us <= (at_us := _at_us(row)) < until_us
+            if from_us <= (at_us := _at_us(row)) < until_us and not row["is_block_trade"]
         ]
 
     def _rows(self, table: str, ticker: str | None, from_us: int, until_us: int) -> list[dict[str, Any]]:

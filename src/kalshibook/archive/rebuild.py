@@ -98,7 +98,7 @@ class Archive(Books, Protocol):
         """Return a market's changes of a stretch of time, its end exclusive, in no order."""
 
     def trades(self, ticker: str, from_us: int, until_us: int) -> list[KnownTrade]:
-        """Return a market's trades of a stretch of time, its end exclusive, in no order."""
+        """Return a market's trades on the book, of a stretch of time, its end exclusive, in no order."""
 
 
 def counted_after(snapshot: KnownSnapshot, change: KnownChange) -> int:

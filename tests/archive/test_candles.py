@@ -1,0 +1,137 @@
+"""Candles: views in the database, DuckDB over Parquet and the library say the same."""
+
+from pathlib import Path
+
+import duckdb
+import psycopg
+import pytest
+
+from kalshibook.archive.candles import Candle, candles, mid_candles, trade_candles
+from kalshibook.archive.export import Exporter
+from kalshibook.archive.reading import open_archive
+from kalshibook.archive.rebuild import KnownTrade
+from kalshibook.archive.targets import Folder
+from tests.archive.gathered import NOW_US, MakeArchive, store, trade
+from tests.archive.scenario import START_US, Scenario
+from tests.archive.test_rebuild import gathered
+
+WIDTHS = {"1s": 1_000_000, "1m": 60_000_000, "1h": 3_600_000_000}
+
+
+@pytest.fixture
+def scenario() -> Scenario:
+    """Gatherers without losses, and trades at prices that differ."""
+    scenario = Scenario(12, frames=400, loss=0, cuts=0)
+    for number in range(60):
+        at_us = START_US + number * 370_000 // 1_000 * 1_000
+        one = trade("abc"[number % 3], number, f"t-{number:03}", at_us)
+        ticker = scenario.tickers[number % 2]
+        scenario.rows.append(one._replace(ticker=ticker, yes_price=1_000 + number * 37 % 500, size=number))
+    return scenario
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_trade_candles_are_the_same_everywhere(
+    scenario: Scenario, new_archive: MakeArchive, tmp_path: Path, width: str
+) -> None:
+    """From the view, from the library over database and files, and from DuckDB."""
+    _, production = gathered(scenario, new_archive)
+    Exporter(production, Folder(tmp_path), settle_s=0).run()
+    end_us = scenario.end_us + 10**9
+    expected = []
+    for ticker in scenario.tickers:
+        with open_archive(production) as archive, open_archive(str(tmp_path)) as files:
+            found = candles(archive, "trade", ticker, START_US, end_us, WIDTHS[width])
+            assert found == candles(files, "trade", ticker, START_US, end_us, WIDTHS[width])
+        expected += [(ticker, c.at_us, c.open, c.high, c.low, c.close, c.volume, c.count) for c in found]
+
+    with psycopg.connect(production) as connection:
+        view = connection.execute(
+            "SELECT ticker, (extract(epoch FROM at) * 1000000)::bigint, open, high, low, close, volume,"
+            f" trades FROM trade_candles_{width} ORDER BY ticker, at"
+        ).fetchall()
+    with duckdb.connect() as database:
+        in_place = database.execute(
+            f"""
+            SELECT ticker, exchange_us // {WIDTHS[width]} * {WIDTHS[width]} AS at_us,
+                arg_min(yes_price, (exchange_us, trade_id)), max(yes_price), min(yes_price),
+                arg_max(yes_price, (exchange_us, trade_id)), sum(size), count(*)
+            FROM read_parquet('{tmp_path}/trades/*/*/*.parquet') WHERE NOT is_block_trade
+            GROUP BY ALL ORDER BY ticker, at_us
+            """
+        ).fetchall()
+
+    assert expected == view == in_place
+    assert len(expected) >= 2
+
+
+def test_mid_candles_follow_every_change(
+    scenario: Scenario, new_archive: MakeArchive, tmp_path: Path
+) -> None:
+    """The mid at the end of each millisecond in which something happened is in its candle."""
+    _, production = gathered(scenario, new_archive)
+    Exporter(production, Folder(tmp_path), settle_s=0).run()
+    ticker, width_us, end_us = scenario.tickers[0], 1_000_000, scenario.end_us + 1_000
+    spans: dict[int, list[int]] = {}
+    for at_us in sorted({time_us for time_us, _ in scenario.events}):
+        truth = scenario.truth(ticker, at_us)
+        if truth and truth["yes"] and truth["no"]:
+            mid = max(truth["yes"]) + 10_000 - max(truth["no"])
+            spans.setdefault(at_us // width_us * width_us, []).append(mid)
+
+    for address in (production, str(tmp_path)):
+        with open_archive(address) as archive:
+            found = {c.at_us: c for c in mid_candles(archive, ticker, START_US, end_us, width_us)}
+        for at_us, values in spans.items():
+            assert values[-1] == found[at_us].close
+            assert max(values) <= found[at_us].high
+            assert min(values) >= found[at_us].low
+        times = sorted(found)
+        assert [*range(times[0], times[-1] + 1, width_us)] == times, "no span is left out"
+        assert all(found[one].close == found[one + width_us].open for one in times[:-1]), (
+            "what the span before left"
+        )
+
+
+def test_mids_of_stored_books(scenario: Scenario, new_archive: MakeArchive) -> None:
+    """The view of the mid has a candle wherever a book with both sides was stored."""
+    _, production = gathered(scenario, new_archive)
+
+    with psycopg.connect(production) as connection:
+        (found,) = connection.execute("SELECT sum(books) FROM mid_candles_1h").fetchall()
+        (stored,) = connection.execute(
+            "SELECT count(*) FROM orderbook_snapshots WHERE yes_prices <> '{}' AND no_prices <> '{}'"
+        ).fetchall()
+        high, low = connection.execute("SELECT max(high), min(low) FROM mid_candles_1h").fetchall()[0]
+
+    assert found == stored
+    assert 0 < low <= high < 20_000
+
+
+def test_block_trades_move_no_candle(new_archive: MakeArchive) -> None:
+    """They are made off the book."""
+    dsn = new_archive("local")
+    store(dsn, [trade("a", 1, "t-1")._replace(is_block_trade=True)])
+    production = new_archive("production")
+    from kalshibook.archive.dedup import Deduplicator
+
+    with Deduplicator({"a": dsn}, production) as dedup:
+        dedup.drain()
+
+    with psycopg.connect(production) as connection:
+        assert [] == connection.execute("SELECT * FROM trade_candles_1m").fetchall()
+    with open_archive(production) as archive:
+        assert [] == candles(archive, "trade", "KXA-1", NOW_US - 1, NOW_US + 10**6, 1_000_000)
+
+
+def test_a_candle_of_two_trades() -> None:
+    """Open and close go by time, then by id."""
+    trades = [
+        KnownTrade(1_500, "b", 30, 7, "yes"),
+        KnownTrade(1_500, "a", 20, 5, None),
+        KnownTrade(900, "c", 25, 1, "no"),
+    ]
+
+    assert [Candle(0, 25, 25, 25, 25, 1, 1), Candle(1_000, 20, 30, 20, 30, 12, 2)] == trade_candles(
+        trades, 1_000
+    )
