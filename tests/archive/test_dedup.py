@@ -211,7 +211,10 @@ def test_a_new_database_under_an_old_name_is_read_from_its_beginning(
 
 def test_a_database_that_is_not_migrated_is_named(stage: Stage, new_database: Callable[[], str]) -> None:
     """An empty database is not taken for one without rows."""
-    with pytest.raises(ArchiveError, match="not ready"), Deduplicator(stage.sources, new_database()):
+    with (
+        pytest.raises(ArchiveError, match="no production archive"),
+        Deduplicator(stage.sources, new_database()),
+    ):
         pass
     with Deduplicator({"a": new_database()}, stage.production) as dedup:
         dedup.drain()

@@ -455,7 +455,9 @@ def _open(address: str) -> Connection:
 
 def _claim(connection: Connection, patience_s: float) -> None:
     if not _one(connection, "SELECT to_regclass('streams') IS NOT NULL"):
-        raise ArchiveError("the production database is not ready; `kalshibook archive migrate` makes it so")
+        raise ArchiveError(
+            "the database is no production archive; `kalshibook archive migrate --production` makes one"
+        )
     try:
         with connection.transaction():
             _execute(connection, f"SET LOCAL lock_timeout = {max(1, int(patience_s * 1_000))}")

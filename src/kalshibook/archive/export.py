@@ -266,7 +266,9 @@ _LOOKUPS: Final = {
 def _claim(connection: Connection) -> None:
     found = connection.execute("SELECT to_regclass('exports') IS NOT NULL").fetchone()
     if found is None or not found[0]:
-        raise ArchiveError("the production database is not ready; `kalshibook archive migrate` makes it so")
+        raise ArchiveError(
+            "the database is no production archive; `kalshibook archive migrate --production` makes one"
+        )
     found = connection.execute("SELECT pg_try_advisory_lock(%s)", [EXPORT_LOCK]).fetchone()
     if found is None or not found[0]:
         raise ArchiveError("another process exports this database")

@@ -20,6 +20,7 @@ ARCHIVE_COMMANDS: Final = {
         "kalshibook.cli.archive_reading:completeness",
         "Print which share each source saw, hour by hour.",
     ),
+    "candles": ("kalshibook.cli.archive_reading:candles", "Print a market's candles."),
     "replay": ("kalshibook.cli.archive_reading:replay", "Print a market's book as it was at a time."),
 }
 """Name, where it is, and its line of help."""

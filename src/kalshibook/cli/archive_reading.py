@@ -8,6 +8,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from kalshibook.archive.candles import Kind, candles as candles_of
 from kalshibook.archive.completeness import completeness as shares_of
 from kalshibook.archive.reading import DatabaseArchive, ParquetArchive, open_archive
 from kalshibook.archive.rebuild import book_from
@@ -19,15 +20,19 @@ from kalshibook.numbers import format_price, format_size
 from kalshibook.settings import Loaded
 from kalshibook.store import Book, Ladder
 
-__all__ = ["completeness", "gaps", "replay"]
+__all__ = ["candles", "completeness", "gaps", "replay"]
 
 _ARCHIVE: Final = click.option(
-    "--archive", "address", metavar="ADDRESS", help="A database, a folder of Parquet or s3://…; archive.dsn."
+    "--archive",
+    "address",
+    metavar="ADDRESS",
+    help="A database, a folder of Parquet or s3://… to read instead.",
 )
 _PRODUCTION: Final = Flag("--dsn", "The production database: postgresql://user@host/name.", ["archive.dsn"])
 _TICKER: Final = click.option("--ticker", required=True, help="The market.")
 _FROM: Final = click.option("--from", "from_us", type=MOMENT, required=True, help="RFC 3339 time, or a date.")
 _TO: Final = click.option("--to", "until_us", type=MOMENT, required=True, help="The end, exclusive.")
+_WIDTHS: Final = {"1s": 1_000_000, "1m": 60_000_000, "1h": 3_600_000_000}
 _JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON value.")
 
 
@@ -37,7 +42,7 @@ _JSON: Final = click.option("--json", "as_json", is_flag=True, help="One JSON va
 @_TO
 @_ARCHIVE
 @_JSON
-@with_settings()
+@with_settings(_PRODUCTION)
 def gaps(
     loaded: Loaded, *, ticker: str, from_us: int, until_us: int, address: str | None, as_json: bool
 ) -> None:
@@ -95,7 +100,7 @@ def completeness(
 @click.option("--at", "at_us", type=MOMENT, required=True, help="RFC 3339 time, by the exchange's clock.")
 @_ARCHIVE
 @_JSON
-@with_settings()
+@with_settings(_PRODUCTION)
 def replay(loaded: Loaded, *, ticker: str, at_us: int, address: str | None, as_json: bool) -> None:
     """
     Print a market's book as it was at a time, from a database or from Parquet.
@@ -119,6 +124,45 @@ def replay(loaded: Loaded, *, ticker: str, at_us: int, address: str | None, as_j
         )
     else:
         _print(book)
+
+
+@click.command()
+@_TICKER
+@_FROM
+@_TO
+@click.option(
+    "--width", type=click.Choice(list(_WIDTHS)), default="1m", show_default=True, help="Of a candle."
+)
+@click.option(
+    "--of", "kind", type=click.Choice(["trade", "mid"]), default="trade", show_default=True, help="What."
+)
+@_ARCHIVE
+@_JSON
+@with_settings(_PRODUCTION)
+def candles(
+    loaded: Loaded,
+    *,
+    ticker: str,
+    from_us: int,
+    until_us: int,
+    width: str,
+    kind: Kind,
+    address: str | None,
+    as_json: bool,
+) -> None:
+    """
+    Print a market's candles, from every trade or from every change of its book.
+
+    Values are YES prices in $0.0001; of the mid they are twice that, so that they stay integers.
+    """
+    with _opened(loaded, address) as archive:
+        found = candles_of(archive, kind, ticker, from_us, until_us, _WIDTHS[width])
+    if as_json:
+        click.echo(msgspec.json.encode(found))
+        return
+    for one in found:
+        values = " ".join(f"{value:>6}" for value in (one.open, one.high, one.low, one.close))
+        click.echo(f"{moment_text(one.at_us)[:19]}  {values}  {format_size(one.volume):>14}  {one.count:>6}")
 
 
 def _opened(loaded: Loaded, address: str | None) -> DatabaseArchive | ParquetArchive:
