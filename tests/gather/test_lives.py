@@ -11,6 +11,7 @@ import trio
 from kalshibook.feeds import EmbeddedBroker
 from kalshibook.gather.gatherer import Gatherer
 from kalshibook.gather.options import GatherOptions
+from kalshibook.gather.session import Role
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
 from kalshibook.store import BookStore, Condition
@@ -103,6 +104,27 @@ async def test_message_that_was_lost_is_made_up_for() -> None:
         exchange.create("KXNEWT-26DEC01-T40")
         await until(lambda: "KXNEWT-26DEC01-T40" in store.cut())
         await until(lambda: same_books(store, exchange))
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+async def test_outage_of_all_lifecycle_sockets_is_made_up_for(connections: int) -> None:
+    """Created while none of them is open: the lists are looked at when one is again."""
+    options: dict[str, Any] = {
+        "reconcile_minutes": 1,
+        "lifecycle_connections": connections,
+        "backoff_first_s": 0.001,
+    }
+    async with living(**options) as (exchange, gatherer, store):
+        sync = gatherer.sync
+        assert sync is not None
+        exchange.inject("unauthorized", count=6)
+        for one in gatherer.pool.connections:
+            if one.role is Role.LIFECYCLE:
+                one.drop("disconnected", "for a test")
+        await until(lambda: len(exchange.venue.sessions) < len(gatherer.pool.connections))
+        exchange.create("KXNEWT-26DEC01-T40")
+        assert "KXNEWT-26DEC01-T40" not in sync.registry
+        await until(lambda: "KXNEWT-26DEC01-T40" in store.cut(), 20)
 
 
 async def test_only_what_is_selected_is_gathered() -> None:

@@ -198,6 +198,23 @@ async def test_reconcile_minutes_is_how_often_the_lists_are_gone_through(autojum
     assert {"finalized": 1, "gone": 1} == stage.registry.statistics().total_removed
 
 
+async def test_hurry_goes_through_the_lists_soon(autojump_clock: object) -> None:
+    """Messages may have been lost: not ten minutes later but one, and not more often than that."""
+    exchange = ListedExchange(*names(2))
+    async with running(exchange, reconcile_minutes=10) as stage:
+        await stage.synced()
+        exchange.add("NEW")
+        stage.sync.hurry()
+        await trio.sleep(50)
+        assert 1 == stage.sync.statistics().sweeps
+        await trio.sleep(15)
+        assert [*names(2), "NEW"] == stage.pool.held
+        for _ in range(100):
+            stage.sync.hurry()
+            await trio.sleep(1)
+        assert 3 == stage.sync.statistics().sweeps
+
+
 async def test_market_missing_from_a_list_is_asked_for_by_name(autojump_clock: object) -> None:
     """A page that leaves some out takes nothing away; many are asked for in one call, the rest alone."""
     exchange = ListedExchange(*names(150))

@@ -37,6 +37,7 @@ from kalshibook.gather.records import Received, Sink
 from kalshibook.gather.rest import ExchangeClient
 from kalshibook.gather.router import Router, RouterStatistics
 from kalshibook.gather.selection import Selection
+from kalshibook.gather.session import CHANNELS, Role
 from kalshibook.gather.sync import MarketSync, registry_of
 from kalshibook.store import BookStore, StoreOptions
 from kalshibook.wire import GapRecord
@@ -145,6 +146,7 @@ class Gatherer:
         )
         self.budget: Final = shared.budget
         self._listeners: list[Callable[[Received], None]] = []
+        self._unheard: set[str] = set()
         self.pool: Final = Pool(
             options.endpoints().stream_url,
             signer,
@@ -337,6 +339,18 @@ class Gatherer:
     def _on_gap(self, record: GapRecord) -> None:
         for listener in self._gap_listeners:
             listener(record)
+        if self.sync is not None and record.channel in CHANNELS[Role.LIFECYCLE]:
+            self._make_up_for(record, self.sync)
+
+    def _make_up_for(self, record: GapRecord, sync: MarketSync) -> None:
+        """Have the lists looked at when lifecycle messages were lost that no twin has heard."""
+        if record.healed_us is None and not self.pool.has_twin(record.connection):
+            # A loss that ends is made up for at its end, one that does not at once.
+            self._unheard.add(record.id)
+            sync.hurry()
+        elif record.healed_us is not None and record.id in self._unheard:
+            self._unheard.discard(record.id)
+            sync.hurry()
 
     def _on_divergence(self, ticker: str, reason: str) -> None:
         self.incidents.record(GatherIncidentKind.DIVERGED, reason, ticker=ticker)

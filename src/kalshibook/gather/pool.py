@@ -173,6 +173,16 @@ class Pool:
         """Whether every connection is open and whole."""
         return bool(self._books) and all(one.state is ConnectionState.LIVE for one in self.connections)
 
+    def has_twin(self, connection: str) -> bool:
+        """Tell whether another connection for lifecycle messages is live, beside this socket epoch."""
+        return any(
+            one.role is Role.LIFECYCLE
+            and one.state is ConnectionState.LIVE
+            and one.session is not None
+            and one.session.connection != connection
+            for one in self._others
+        )
+
     @property
     def twins_dropped(self) -> int:
         """Lifecycle messages that had come on another connection before."""

@@ -136,6 +136,7 @@ class MarketSync:
         self._has_work = trio.Event()
         self._has_room = trio.Event()
         self._has_checks = trio.Event()
+        self._hurried = trio.Event()
         self._saved_at = -1.0
         self._sweeps = self._pages = self._listed = self._rejected = 0
         self._failures = self._checks = self._lifecycle = 0
@@ -182,6 +183,15 @@ class MarketSync:
         self._lifecycle += 1
         self._take(self._registry.apply_lifecycle(event, now_us=self._now_us()))
         self._has_checks.set()
+
+    def hurry(self) -> None:
+        """
+        Go through the lists again soon: lifecycle messages may have been lost.
+
+        Not before a tenth of the usual interval has passed since the last time: a line that flaps must
+        not spend the budget on lists.
+        """
+        self._hurried.set()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep the registry true until cancelled."""
@@ -250,10 +260,14 @@ class MarketSync:
         while True:
             await self._sweep(position)
             position = None
-            await trio.sleep(self._reconcile_s * (0.9 + 0.2 * self._draw()))
+            await trio.sleep(self._reconcile_s / 10)
+            with trio.move_on_after(self._reconcile_s * (0.8 + 0.2 * self._draw())):
+                await self._hurried.wait()
 
     async def _sweep(self, position: Position | None) -> None:
         began_us = self._now_us()
+        # What is lost from here on may be on a page that was read before.
+        self._hurried = trio.Event()
         self._registry.begin_sweep()
         for leg in _legs(self._selection.requests(), position):
             await self._follow(leg)
