@@ -161,7 +161,7 @@ def add_control(
                 "markets": len(venue.model),
                 "kept_markets": venue.model.kept_count,
                 "changes": venue.lives.steps,
-                "frozen": venue.frozen_us is not None,
+                "frozen": venue.is_frozen,
                 "faults": len(venue.ledger),
                 "connections": [
                     {

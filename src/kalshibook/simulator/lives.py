@@ -129,11 +129,6 @@ class MarketLives:
         self._turn += 1
         heapq.heappush(self._agenda, (due_us, self._turn, course))
 
-    def shift(self, by_us: int) -> None:
-        """Let everything that is due happen so much later."""
-        # All by the same time, so that the heap remains one.
-        self._agenda = [(due_us + by_us, turn, course) for due_us, turn, course in self._agenda]
-
     def unique(self) -> str:
         """Return an id that nothing else has."""
         digits = f"{self._random.getrandbits(128):032x}"

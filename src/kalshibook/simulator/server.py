@@ -318,7 +318,7 @@ class SimulatedExchange:
         self._steer(self.venue.freeze)
 
     def thaw(self) -> None:
-        """Go on where it was frozen."""
+        """Go on; a market whose close time has passed meanwhile closes now."""
         self._steer(self.venue.thaw)
 
     async def run_changes(self, changes: int) -> None:
@@ -366,7 +366,7 @@ class SimulatedExchange:
                 done, until_us, most = False, 2**62, _AT_ONCE // 4
             if self._stop_at is not None:
                 most = max(1, min(most, self._stop_at - self.venue.lives.steps))
-            if self.options.speed or self.venue.frozen_us is None:
+            if self.options.speed or not self.venue.is_frozen:
                 done = self.venue.advance(until_us, most=most) and done
             else:
                 done = True

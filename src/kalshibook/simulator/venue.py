@@ -86,8 +86,8 @@ class Venue:
         if options.quiet_markets:
             quiet = QuietPond(options.quiet_markets, options.combos, options.seed, start_us // _SECOND_US)
         self.model: Final = ExchangeModel(quiet)
-        self.frozen_us: int | None = None
-        """When it was frozen, if it is."""
+        self.is_frozen = False
+        """Whether nothing happens to any market."""
         self._numbers = count(1)
         self._trade_numbers = count(1)
         self._dirty: dict[str, ModelMarket] = {}
@@ -119,7 +119,7 @@ class Venue:
         lives, faults = self.lives, self.faults
         limit = None if most is None else lives.steps + most
         while self.next_us <= until_us:
-            if faults.next_us <= lives.next_us or self.frozen_us is not None:
+            if faults.next_us <= lives.next_us or self.is_frozen:
                 lives.now_us = max(lives.now_us, faults.next_us)
                 faults.run_timer()
                 continue
@@ -136,7 +136,7 @@ class Venue:
     @property
     def next_us(self) -> int:
         """When something happens next."""
-        if self.frozen_us is not None:
+        if self.is_frozen:
             return self.faults.next_us
         return min(self.lives.next_us, self.faults.next_us)
 
@@ -147,14 +147,11 @@ class Venue:
         What lasts of faults ends, commands are carried out, and what is steered by hand happens.
         """
         self.faults.finish()
-        if self.frozen_us is None:
-            self.frozen_us = self.now_us
+        self.is_frozen = True
 
     def thaw(self) -> None:
-        """Go on where it was frozen."""
-        if self.frozen_us is not None:
-            self.lives.shift(self.now_us - self.frozen_us)
-            self.frozen_us = None
+        """Go on; a market whose close time has passed meanwhile closes now."""
+        self.is_frozen = False
 
     # Connections.
 
