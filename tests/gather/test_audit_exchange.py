@@ -68,3 +68,31 @@ async def test_wrong_change_is_found_and_healed() -> None:
         # And it stays so: reported once, healed once.
         await trio.sleep(2)
         assert 1 == auditor.statistics().diverged
+
+
+async def test_books_that_no_socket_heals_come_over_rest() -> None:
+    """All sockets are refused for long: readers see the exchange's books all the same, in doubt."""
+    options: dict[str, Any] = {"poll_seconds": 1, "book_connections": 1, "lifecycle_connections": 1}
+    async with living(**options) as (exchange, gatherer, store):
+        ticker = exchange.tickers[0]
+        # Each attempt to connect meets another one of these.
+        exchange.inject("unauthorized", count=2_000)
+        for one in gatherer.pool.connections:
+            one.drop("disconnected", "for a test")
+        exchange.change(ticker, "yes", 100, 1_234)
+        truth = exchange.truth(ticker).yes
+
+        def shown() -> bool:
+            book = store.cut()[ticker]
+            return tuple(sorted((level.price, level.size) for level in book.yes)) == truth
+
+        await until(lambda: bool(gatherer.pool.unhealed()))
+        await until(shown)
+        book = store.cut()[ticker]
+        assert "stale" == book.copy
+        assert "this is its book over REST" in str(book.stale_reason)
+        assert gatherer.poller is not None
+        assert 20 <= gatherer.poller.statistics().published
+        # And when a socket is let in again, all is whole.
+        exchange.venue.faults._unauthorized.clear()
+        await until(lambda: store.cut()[ticker].copy == "live")
