@@ -185,6 +185,7 @@ PROOFS = {
     "gather.audit_window_s": "gather/test_audit.py::test_audit_window_is_how_old_an_answer_may_be",
     "archive.dsn": "archive/test_writer.py::test_all_that_is_offered_is_stored",
     "archive.timescale": "archive/test_upkeep.py::test_timescale_never_makes_native_partitions",
+    "archive.in_gatherer": "archive/test_sink.py::test_in_gatherer_is_a_sink_of_the_gatherer",
     "archive.group": "archive/test_consumer.py::test_reading_goes_on_where_it_ended",
     "archive.gaps_topic": "archive/test_consumer.py::test_gaps_are_stored_beside",
     "archive.batch_rows": "archive/test_writer.py::test_batch_rows_bounds_a_transaction",

@@ -53,6 +53,9 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     # Writing.
 
+    in_gatherer: bool = False
+    """Whether `kalshibook gather` writes the database too, in its own process, beside Kafka."""
+
     group: str = "kalshibook-archive"
     """Consumer group of `kalshibook archive write`, and the name of its cursors in the database."""
 

@@ -5,9 +5,11 @@ from typing import Final, Generic, Protocol, TypeVar, final
 
 import msgspec
 
+from kalshibook.archive.database import connect
 from kalshibook.archive.entries import Entry
 from kalshibook.archive.options import ArchiveOptions
 from kalshibook.archive.rows import Identity, gap_row, rows_of_event
+from kalshibook.archive.upkeep import keep_house
 from kalshibook.archive.writer import ArchiveWriter, WriterStatistics
 from kalshibook.errors import WireError
 from kalshibook.wire import decode_frame, read_frame
@@ -73,7 +75,7 @@ class ArchiveSink(Generic[Counts_]):
     ) -> None:
         self._source = source
         self._counts = counts
-        self._writer = ArchiveWriter(options, self._entry_of)
+        self._writer = ArchiveWriter(options, self._entry_of, upkeep=lambda: _keep_house(options))
 
     @property
     def types(self) -> frozenset[str]:
@@ -127,3 +129,8 @@ class ArchiveSink(Generic[Counts_]):
         except (msgspec.MsgspecError, ValueError) as error:
             return Entry(place, item.frame, refused=f"{type(error).__name__}: {error}")
         return Entry(place, item.frame, rows) if rows else None
+
+
+def _keep_house(options: ArchiveOptions) -> None:
+    with connect(options.dsn) as connection:
+        keep_house(connection)

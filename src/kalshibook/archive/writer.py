@@ -57,13 +57,23 @@ class ArchiveWriter:
     Args:
         options: the database, the sizes of batches, queue and spill.
         entry_of: turns what is offered into an entry, on the writer's thread; None makes no row.
+        upkeep: called every `housekeeping_minutes` on the writer's thread, while the database answers.
+        clock_s: seconds, from any beginning.
     """
 
     def __init__(
-        self, options: ArchiveOptions, entry_of: Callable[[Any], Entry | None] = lambda entry: entry
+        self,
+        options: ArchiveOptions,
+        entry_of: Callable[[Any], Entry | None] = lambda entry: entry,
+        *,
+        upkeep: Callable[[], object] = lambda: None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
         self._entry_of = entry_of
+        self._upkeep = upkeep
+        self._clock_s = clock_s
+        self._kept_s = clock_s()
         self._store = BatchStore(options.dsn)
         self._spill = Spill(options.spill_folder, options.spill_bytes)
         self._queue: deque[Any] = deque()
@@ -143,9 +153,19 @@ class ArchiveWriter:
                 elif self._stopping.is_set():
                     return
                 self._catch_up()
+                self._keep_house()
         finally:
             self._store.close()
             self._spill.close()
+
+    def _keep_house(self) -> None:
+        if self._down is None and self._clock_s() >= self._kept_s + self._options.housekeeping_minutes * 60:
+            self._kept_s = self._clock_s()
+            try:
+                self._upkeep()
+            except (DatabaseDown, ArchiveError) as error:
+                # Whoever stores will meet it too, and say so; what is left is done the next time.
+                _log.warning("housekeeping has to wait: %s", error)
 
     def _gathered(self) -> tuple[int, list[Entry]]:
         """Wait until a batch is full or old enough, and take it out of the queue."""
@@ -193,7 +213,7 @@ class ArchiveWriter:
         return self._held is None and self._spill.is_empty
 
     def _may_try(self) -> bool:
-        return self._down is None or time.monotonic() >= self._try_at_s
+        return self._down is None or self._clock_s() >= self._try_at_s
 
     def _catch_up(self) -> None:
         """Store what was put aside, and more of it than is put aside meanwhile."""
@@ -232,7 +252,7 @@ class ArchiveWriter:
                 _log.warning("the archive's database takes nothing, spilling to disk: %s", error)
                 self._pause_s = _FIRST_PAUSE_S
             self._down = str(error)
-            self._try_at_s = time.monotonic() + self._pause_s
+            self._try_at_s = self._clock_s() + self._pause_s
             self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
             return False
         if self._down is not None:

@@ -1,8 +1,9 @@
 """`kalshibook gather`: from the exchange into Kafka."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, final
+from typing import TYPE_CHECKING, Final, final
 
 import click
 import msgspec
@@ -19,10 +20,14 @@ from kalshibook.cli.options import BROKER_FLAGS, Flag, with_settings
 from kalshibook.cli.parts import PartOptions, part_options
 from kalshibook.cli.signals import stopped_by_signals
 from kalshibook.collecting import served_collector
-from kalshibook.errors import FeedError
+from kalshibook.errors import FeedError, SettingsError
 from kalshibook.gather.gatherer import Gatherer, GathererHealth
 from kalshibook.gather.http import serve_gatherer
+from kalshibook.gather.records import SinkCounts
 from kalshibook.settings import Loaded, Settings
+
+if TYPE_CHECKING:
+    from kalshibook.archive.sink import ArchiveSink
 
 __all__ = ["gather"]
 
@@ -76,8 +81,15 @@ async def _gather(settings: Settings, part: PartOptions, console: Console) -> No
             log.info("serving", health=f"{url}/readyz", metrics=f"{url}/metrics")
             part.announce({"source": settings.gather.source, "http_url": url})
 
-    gatherer = Gatherer(settings.gather, settings.kafka, store=settings.store, attachments=[served])
-    async with stopped_by_signals() as nursery:
+    async with _archive(settings) as archive, stopped_by_signals() as nursery:
+        gatherer = Gatherer(
+            settings.gather,
+            settings.kafka,
+            store=settings.store,
+            sinks=archive,
+            gap_listeners=[sink.record_gap for sink in archive],
+            attachments=[served],
+        )
         nursery.start_soon(part.watch, nursery.cancel_scope)
         async with gatherer:
             await _show(gatherer, console)
@@ -86,6 +98,30 @@ async def _gather(settings: Settings, part: PartOptions, console: Console) -> No
             f"{gatherer.failed_records:,} records were not taken by Kafka within gather.stop_timeout_s"
         )
     log.info("stopped", published=gatherer.health().published.delivered)
+
+
+@asynccontextmanager
+async def _archive(settings: Settings) -> AsyncIterator["list[ArchiveSink[SinkCounts]]"]:
+    """Run a writer of the archive's database, if one is asked for; at the end what waits is kept."""
+    if not settings.archive.in_gatherer:
+        yield []
+        return
+    try:
+        from kalshibook.archive.sink import ArchiveSink  # noqa: PLC0415 - needs what not every gatherer has
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"archive.in_gatherer needs {error.name}, which is not installed;"
+            " pip install 'kalshibook-live[archive]', or '.[archive]' in a checkout"
+        ) from None
+    sink = ArchiveSink(settings.archive, settings.gather.source, SinkCounts)
+    sink.start()
+    try:
+        yield [sink]
+    finally:
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(sink.stop)
+        found = sink.statistics()
+        log.info("archived", rows=found.rows.stored, spilt_bytes=found.spilt_bytes, lost=found.dropped)
 
 
 async def _show(gatherer: Gatherer, console: Console) -> None:
