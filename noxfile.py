@@ -28,9 +28,11 @@ PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _starts(ve
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests on this interpreter, in parallel; arguments go to pytest."""
+    """Run the tests on this interpreter, in parallel, but for those on databases; arguments go to pytest."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    # Each worker would start servers of its own: `nox -s databases` starts each kind once.
+    chosen = ("-m", "not postgres and not timescale")
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *chosen, *session.posargs)
 
 
 @nox.session(python=PYTHONS or None)

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from tempfile import TemporaryDirectory
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Final
 
 import psycopg
@@ -40,7 +41,9 @@ def run(context: Context) -> ScenarioResult:
     """Measure the writer, or say why there is no database to measure it on."""
     title = "An archive's writer on PostgreSQL: rows a second, and how far behind it runs."
     try:
-        server = PostgresServer(fsync="on", shared_buffers="256MB", max_wal_size="4GB")
+        # On the disk, where an archive would be.
+        folder = Path(mkdtemp(prefix="kalshibook-postgres-"))
+        server = PostgresServer(folder, fsync="on", shared_buffers="256MB", max_wal_size="4GB")
     except DatabaseUnavailable as missing:
         return ScenarioResult(name="archive", title=title, notes=(f"Not measured: {missing}",))
     count, seconds = (50_000, 5) if context.quick else (200_000, 30)

@@ -18,6 +18,18 @@ SERVERS = [
 ]
 
 
+NEEDS = {"postgres_server": "postgres", "own_server": "postgres", "timescale_server": "timescale"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark whatever uses a server, however far behind other fixtures, so that `-m` finds all of it."""
+    for item in items:
+        for fixture, mark in NEEDS.items():
+            if fixture in getattr(item, "fixturenames", ()):
+                item.add_marker(mark)
+
+
 @pytest.fixture(scope="session")
 def postgres_server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

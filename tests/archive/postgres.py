@@ -24,6 +24,7 @@ __all__ = ["DatabaseUnavailable", "PostgresServer", "why_no_postgres"]
 START_TIMEOUT_S: Final = 30
 STOP_TIMEOUT_S: Final = 30
 OLDEST: Final = 15
+ROOM_BYTES: Final = 4 * 1024**3
 
 # Tests wait for every commit. Only a power cut would tell the difference: a killed server's writes are
 # with the kernel already.
@@ -35,6 +36,8 @@ SETTINGS: Final = {
     "max_connections": "60",
     "shared_buffers": "64MB",
     "timezone": "America/New_York",  # nothing may depend on it
+    # In the data folder: a killed server leaves its shared memory behind.
+    "dynamic_shared_memory_type": "mmap",
     "log_min_messages": "warning",
 }
 
@@ -64,7 +67,9 @@ class PostgresServer:
         """
         self._settings = SETTINGS | settings
         # Not in pytest's folder, which another run shuts for all users but its own at any moment.
-        self.folder: Final = folder or Path(tempfile.mkdtemp(prefix="kalshibook-postgres-"))
+        self.folder: Final = folder or Path(
+            tempfile.mkdtemp(prefix="kalshibook-postgres-", dir=_memory_folder())
+        )
         self.port: Final = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -237,6 +242,14 @@ def _programs() -> Path | None:
         if folder.name.isdigit() and int(folder.name) >= OLDEST and (folder / "bin" / "initdb").exists()
     ]
     return max(found)[1] if found else None
+
+
+def _memory_folder() -> Path | None:
+    """Return a folder in memory, if there is one with room: a database is 8 MB of files that nobody keeps."""
+    folder = Path("/dev/shm")
+    if not os.access(folder, os.W_OK) or shutil.disk_usage(folder).free < ROOM_BYTES:
+        return None
+    return folder
 
 
 def _free_port() -> int:

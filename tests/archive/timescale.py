@@ -83,8 +83,6 @@ class TimescaleServer(PostgresServer):
         return {
             "shared_preload_libraries": "timescaledb",
             "timescaledb.telemetry_level": "off",
-            # There is no /dev/shm below another root.
-            "dynamic_shared_memory_type": "mmap",
         }
 
     def _command(self, program: str, *arguments: str) -> list[str]:
