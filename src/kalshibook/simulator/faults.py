@@ -298,8 +298,6 @@ class FaultInjector:
     def _lively(self, every_s: float) -> Course:
         while True:
             yield self._venue.now_us + int(self._random.expovariate(1 / every_s) * 1_000_000)
-            if self._venue.frozen_us is not None:
-                continue
             try:
                 self.inject(self._drawn())
             except NothingToHarm:
