@@ -21,6 +21,7 @@ SCENARIOS: Final = (
     "apply",
     "depth",
     "markets",
+    "warm-start",
     "peers",
     "thousand-books",
     "saturation",

@@ -134,8 +134,10 @@ class WarmStart:
         except WireError as error:
             self._tell(f"a saved record of {key!r} cannot be read: {error}", message)
             return
+        held = checkpoints.get(checkpoint.partition)
         if checkpoint.topic == self._options.topic:
-            checkpoints[checkpoint.partition] = checkpoint
+            if held is None or held.begun_us <= checkpoint.begun_us:
+                checkpoints[checkpoint.partition] = checkpoint
         else:
             self._tell(f"checkpoint {key!r} is of topic {checkpoint.topic!r}", message)
 

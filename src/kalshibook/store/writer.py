@@ -80,7 +80,7 @@ class StoreWriter:
         """Which sources give signs of life."""
         # What each restored book holds beyond the place where reading goes on: number to next offset.
         self._ahead: dict[int, int] = {}
-        self._saved: dict[int, tuple[int, int]] = {}
+        self._saved: dict[int, tuple[int | None, int]] = {}
         self.outcomes: dict[Outcome, int] = dict.fromkeys(Outcome, 0)
         """How many messages ended how."""
         self.off_grid = 0
@@ -201,12 +201,20 @@ class StoreWriter:
             WireError: one of them contradicts itself; nothing is taken over then.
         """
         state, current = self._state, self._state.version
-        version, books, counts = current.number + 1, current.books, current.counts
+        version, books = current.number + 1, current.books
+        tally: dict[str, int] = msgspec.structs.asdict(current.counts)
         changes: list[Change] = []
         fresh: dict[str, int] = {}
         made: list[tuple[SavedBook, Book]] = []
-        for one in {one.ticker: one for one in saved}.values():
+        newest: dict[str, SavedBook] = {}
+        for one in saved:
+            if one.ticker not in newest or one.written_us >= newest[one.ticker].written_us:
+                newest[one.ticker] = one
+        for one in newest.values():
             number = self._number(one.ticker)
+            # Where partitions were added to the topic, an older record may lie in another one and come later.
+            if number in self._saved and one.written_us < self._saved[number][1]:
+                continue
             if number is None:
                 number = fresh[one.ticker] = len(state.directory) + len(fresh)
             made.append((one, one.book(number, version)))
@@ -216,13 +224,13 @@ class StoreWriter:
                 state.directory.add(one.ticker)
                 old = awaiting_book(one.ticker, number)
                 books = books.appended(new)
-                counts = msgspec.structs.replace(counts, awaiting=counts.awaiting + 1)
             else:
                 old, books = books[number], books.replaced(number, new)
-            counts = _recounted(counts, old.condition, new.condition)
+                tally[old.condition.value] -= 1
+            tally[new.condition.value] += 1
             changes.append(Change(old, new, None, 1, version))
-            if one.offset is not None:
-                self._saved[number] = (one.offset, one.written_us)
+            self._saved[number] = (one.offset, one.written_us)
+        counts = ConditionCounts(**tally)
         state.publish(
             StoreVersion(version, books, current.offsets, self._now_us(current), current.behind, counts)
         )
@@ -242,6 +250,8 @@ class StoreWriter:
         """
         current, holes = self._state.version, list[Book]()
         for number, (offset, written_us) in self._saved.items():
+            if offset is None:
+                continue
             book = current.books[number]
             place = -1 if book.origin is None else book.origin.partition
             checkpoint, start = checkpoints.get(place), starts.get(place)
