@@ -635,3 +635,17 @@ def test_a_snapshot_of_a_subscription_that_is_over_makes_nothing_live() -> None:
     stage.wait(1)
     (command,) = stage.sent()
     assert ("subscribe", {"A", "B"}) == (command["cmd"], set(command["params"]["market_tickers"]))
+
+
+def test_markets_are_counted_by_state() -> None:
+    """Each once, whatever the mixture; a state without a market is not named."""
+    stage = Stage()
+    stage.follow("A", "B")
+    stage.session.add(["C", "D", "E"], stage.now_us)
+    states = stage.states().values()
+    assert {state: list(states).count(state) for state in states} == stage.session.books.counts()
+    assert 2 == stage.session.books.counts()["live"]
+    stage.delta("A", lost=1)
+    states = stage.states().values()
+    assert {state: list(states).count(state) for state in states} == stage.session.books.counts()
+    assert {} == Stage().session.books.counts()

@@ -226,10 +226,7 @@ class Connection:
     def health(self) -> ConnectionHealth:
         """Return how it is."""
         session = self.session
-        markets: dict[str, int] = {}
-        if session is not None:
-            for state in session.books.states.values():
-                markets[state.value] = markets.get(state.value, 0) + 1
+        markets = {} if session is None else session.books.counts()
         return ConnectionHealth(
             self.role.value,
             self.number,
