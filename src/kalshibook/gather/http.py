@@ -5,7 +5,7 @@ from typing import Annotated, Final
 
 import msgspec
 import trio
-from quart import Quart, Response, g, request
+from quart import Quart, Response, request
 from quart_trio import QuartTrio
 
 from kalshibook.gather.clock import SUSPICIOUS_SKEW_S
@@ -16,7 +16,7 @@ from kalshibook.http.options import HttpOptions
 from kalshibook.http.queries import IncidentsQuery, NoQuery, read_before, read_query
 from kalshibook.http.scrape import CONTENT_TYPE
 from kalshibook.http.server import serve
-from kalshibook.http.traffic import Traffic
+from kalshibook.http.traffic import Traffic, count_traffic
 
 __all__ = ["make_gatherer_app", "serve_gatherer"]
 
@@ -72,7 +72,7 @@ def make_gatherer_app(gatherer: Gatherer) -> QuartTrio:
     _add_health(app, gatherer, traffic)
     _add_lists(app, gatherer)
     _add_state(app, gatherer)
-    _count_traffic(app, traffic)
+    count_traffic(app, traffic)
     return app
 
 
@@ -196,19 +196,6 @@ def _remarks(gatherer: Gatherer) -> list[str]:
         clock = f"this machine's clock is {abs(skew_s)} s {direction} the exchange's"
         remarks.append(f"{clock}; its signatures may be refused")
     return remarks
-
-
-def _count_traffic(app: Quart, traffic: Traffic) -> None:
-    @app.before_request
-    async def begin() -> None:
-        g.began = time.perf_counter()
-
-    @app.after_request
-    async def end(response: Response) -> Response:
-        rule = request.url_rule
-        endpoint = "none" if rule is None else rule.endpoint
-        traffic.count(endpoint, response.status_code, time.perf_counter() - g.began)
-        return response
 
 
 def _json(answer: object, status: int = 200) -> Response:

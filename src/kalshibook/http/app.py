@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from quart import Quart, Response, g, request
 from quart_schema import tag_blueprint
 from quart_trio import QuartTrio
 
@@ -18,7 +17,7 @@ from kalshibook.http.operations import operations_blueprint
 from kalshibook.http.options import HttpOptions
 from kalshibook.http.pages import pages_blueprint
 from kalshibook.http.tops import TopsShortcut, tops_blueprint
-from kalshibook.http.traffic import Traffic
+from kalshibook.http.traffic import count_traffic
 from kalshibook.store import BookStore
 
 __all__ = ["make_app"]
@@ -61,24 +60,10 @@ def make_app(
     ):
         tag_blueprint(blueprint, [tag])
         app.register_blueprint(blueprint)
-    _count_traffic(app, context.traffic)
+    count_traffic(app, context.traffic)
     shortcut = TopsShortcut(app.asgi_app, bulk, context.traffic, options.max_body_bytes)
     app.asgi_app = shortcut  # type: ignore[assignment, method-assign]  # as Quart wants middleware installed
     return app
-
-
-def _count_traffic(app: Quart, traffic: Traffic) -> None:
-    @app.before_request
-    async def begin() -> None:
-        g.began = time.perf_counter()
-
-    @app.after_request
-    async def end(response: Response) -> Response:
-        # The endpoint, not the path: a path names a market, and a label must not.
-        rule = request.url_rule
-        endpoint = "none" if rule is None else rule.endpoint
-        traffic.count(endpoint, response.status_code, time.perf_counter() - g.began)
-        return response
 
 
 def _system_clock() -> int:
