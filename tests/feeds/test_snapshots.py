@@ -347,6 +347,30 @@ def test_settled_hours_is_how_long_a_settled_market_is_kept(
     assert (None, True) == (books["A"], books["B"] is not None)
 
 
+def test_saving_on_a_clock_that_is_behind_puts_nothing_old_over_new(
+    broker: EmbeddedBroker, exchange: Exchange
+) -> None:
+    """Who takes over with an earlier clock writes later times all the same; its books are restored."""
+    exchange.open(2)
+    exchange.ends()
+    clock = [1_790_000_000_000_000]
+    for change in range(3):
+        store = BookStore()
+        with KafkaFeed(store, warm(broker)) as feed:
+            assert feed.wait_ready(TIMEOUT_S)
+            writer = SnapshotWriter(store, feed.options, restored=feed.restored, now_us=lambda: clock[0])
+            exchange.move(1 + change, 2)
+            ends = exchange.ends()
+            reaches(store, lambda cut, ends=ends: cut.reaches(ends))  # type: ignore[misc]
+            assert writer.save()
+        clock[0] -= 1_000_000
+    store = BookStore()
+    with KafkaFeed(store, warm(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        assert 0 == feed.health().records
+    assert [] == compare_all(store.cut(), fold(exchange.said))
+
+
 def test_interval_s_is_the_pause_between_rounds() -> None:
     """The first round comes soon; and what cannot be is refused."""
     assert 7 == SnapshotOptions(interval_s=7).interval_s

@@ -12,7 +12,8 @@ from kalshibook.feeds.link import KafkaLink, connection_settings
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.quarantine import NoQuarantine, Quarantine, open_quarantine
 from kalshibook.feeds.session import ReadingSession
-from kalshibook.store import BookStore, Cut, IncidentKind, StoreWriter
+from kalshibook.feeds.warm_start import Restored
+from kalshibook.store import BookStore, IncidentKind, StoreWriter
 
 __all__ = ["KafkaFeed"]
 
@@ -160,9 +161,9 @@ class KafkaFeed:
         """
         return self._status.wait(frozenset(states), timeout)
 
-    def restored(self) -> Cut | None:
-        """Return the store as it was restored from saved books, or None when it was not (yet)."""
-        return None if self._session is None else self._session.warm_start.restored
+    def restored(self) -> Restored | None:
+        """Return what was restored from saved books, or None when nothing was (yet)."""
+        return None if self._session is None else self._session.restored
 
     def health(self) -> FeedHealth:
         """Return what the feed is doing; from any thread, at once."""

@@ -24,7 +24,7 @@ from kalshibook.feeds.positions import (
 )
 from kalshibook.feeds.quarantine import Quarantine
 from kalshibook.feeds.records import RecordIntake
-from kalshibook.feeds.warm_start import WarmStart, Warmth
+from kalshibook.feeds.warm_start import Restored, WarmStart, Warmth
 from kalshibook.feeds.watch import Unavailable, state_of
 from kalshibook.store import BookStore, IncidentKind, StoreWriter
 
@@ -81,7 +81,9 @@ class ReadingSession:
         self._cut_off = False
         self._is_silent = False
         self._begun_us = 0
-        self.warm_start: Final = WarmStart(options, writer, store.incidents, show, stopping)
+        self._warm_start: Final = WarmStart(options, writer, store.incidents, show, stopping)
+        self.restored: Restored | None = None
+        """What was restored from saved books, or None."""
         self._warmth: Warmth | None = None
         self.positions: Final = Positions()
         self.intake: Final = RecordIntake(options.topic, writer, quarantine)
@@ -168,7 +170,7 @@ class ReadingSession:
             # An earlier feed of this process has filled the store: its books are newer than any saved.
             return start_at_offsets(bounds, reached)
         # Once: were it read again, books saved meanwhile would lie beyond those read before.
-        warmth = self._warmth or self.warm_start.read()
+        warmth = self._warmth or self._warm_start.read()
         # What was saved and what the topic keeps are asked for apart: the topic's ends must be the later.
         bounds |= self._link.bounds(bounds)
         wanted = {partition: checkpoint.offset for partition, checkpoint in warmth.checkpoints.items()}
@@ -176,7 +178,7 @@ class ReadingSession:
         if self._warmth is None:
             self._warmth = warmth
             if warmth.books:
-                self.warm_start.restored = self._store.cut()
+                self.restored = Restored(self._store.cut(), self._warm_start.newest_us)
                 self._writer.resume(start.offsets, warmth.checkpoints)
         note = (
             f"behind {warmth.note}" if wanted else f"{start.note}, for there is no checkpoint: {warmth.note}"

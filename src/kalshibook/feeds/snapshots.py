@@ -25,7 +25,7 @@ from kalshibook.errors import FeedError, SettingsError, StoreError
 from kalshibook.feeds.base import FeedHealth, FeedState
 from kalshibook.feeds.link import connection_settings
 from kalshibook.feeds.options import KafkaOptions
-from kalshibook.feeds.warm_start import CHECKPOINT_PREFIX
+from kalshibook.feeds.warm_start import CHECKPOINT_PREFIX, Restored
 from kalshibook.store import Book, BookStore, Checkpoint, Cut, IncidentKind, MarketStatus, save_book
 from kalshibook.store.saved import SAVED_VERSION
 
@@ -78,8 +78,8 @@ class SnapshotWriter:
         store: whose books.
         kafka: which brokers, which topic the store reads, and where books are saved.
         options: how often, and how fast.
-        restored: returns the store as it was restored from the same topic, or None: what has not
-            changed since is saved already.
+        restored: returns what was restored from the same topic, or None: what has not changed since is
+            saved already, as `KafkaFeed.restored` tells.
         now_us: the clock, microseconds since the epoch.
     """
 
@@ -89,7 +89,7 @@ class SnapshotWriter:
         kafka: KafkaOptions,
         options: SnapshotOptions | None = None,
         *,
-        restored: Callable[[], Cut | None] = lambda: None,
+        restored: Callable[[], Restored | None] = lambda: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         self.options: Final = options or SnapshotOptions()
@@ -99,6 +99,7 @@ class SnapshotWriter:
         self._now_us = now_us
         self._saved: Cut | None = None
         self._has_begun = False
+        self._begun_us = 0
         self._due: list[tuple[int, str]] = []
         self._forgotten: set[str] = set()
         self._stopping = threading.Event()
@@ -170,11 +171,14 @@ class SnapshotWriter:
         """
         if self._producer is None or self._is_broken:
             self._open()
-        cut, begun_us = self._store.cut(), self._now_us()
+        cut = self._store.cut()
         if cut.behind is not None or not cut.offsets:
             return False
         if not self._has_begun:
             self._begin()
+        # Of two records of a market the one written later counts, so these times never go back: not with
+        # the clock of this machine, nor when saving moves to another one.
+        begun_us = self._begun_us = max(self._now_us(), self._begun_us + 1)
         deadline_s = time.monotonic() + patience_s
         self._failures.clear()
         changed = self._write_books(cut, begun_us, deadline_s)
@@ -224,9 +228,10 @@ class SnapshotWriter:
 
     def _begin(self) -> None:
         self._has_begun = True
-        self._saved = self._restored()
-        if self._saved is not None:
-            for book in self._saved.books():
+        restored = self._restored()
+        if restored is not None:
+            self._saved, self._begun_us = restored
+            for book in restored.cut.books():
                 self._plan(book)
 
     def _write_books(self, cut: Cut, now_us: int, deadline_s: float) -> int:

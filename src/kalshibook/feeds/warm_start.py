@@ -28,13 +28,22 @@ from kalshibook.store import (
     decode_saved,
 )
 
-__all__ = ["CHECKPOINT_PREFIX", "WarmStart", "Warmth"]
+__all__ = ["CHECKPOINT_PREFIX", "Restored", "WarmStart", "Warmth"]
 
 CHECKPOINT_PREFIX: Final = "#partition-"
 """Of a checkpoint's key; no ticker begins like that."""
 
 _BATCH: Final = 5_000
 _POLL_S: Final = 0.1
+
+
+class Restored(NamedTuple):
+    """What was restored, for who saves on."""
+
+    cut: Cut
+    """The store with the saved books, before anything else was read."""
+    written_us: int
+    """When the newest of them was written, by the clock of who wrote it."""
 
 
 class Warmth(NamedTuple):
@@ -72,8 +81,8 @@ class WarmStart:
         self._incidents = incidents
         self._show = show
         self._stopping = stopping
-        self.restored: Cut | None = None
-        """The store as it was saved, or None; who saves books compares with it."""
+        self.newest_us = 0
+        """When the newest record was written."""
 
     def read(self) -> Warmth:
         """
@@ -129,8 +138,10 @@ class WarmStart:
         try:
             if not key.startswith(CHECKPOINT_PREFIX):
                 saved.append(decode_saved(value))
+                self.newest_us = max(self.newest_us, saved[-1].written_us)
                 return
             checkpoint = decode_checkpoint(value)
+            self.newest_us = max(self.newest_us, checkpoint.begun_us)
         except WireError as error:
             self._tell(f"a saved record of {key!r} cannot be read: {error}", message)
             return
