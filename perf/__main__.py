@@ -30,6 +30,7 @@ SCENARIOS: Final = (
     "bulk",
     "churn",
     "registry",
+    "gather",
     "archive",
     "soak",
 )

@@ -13,6 +13,9 @@ import pytest
 
 from kalshibook import BookStore
 from kalshibook.gather import metrics as gather_metrics
+from kalshibook.gather.incidents import GatherIncidentKind
+from kalshibook.gather.markets import MARKETS
+from kalshibook.gather.states import CONNECTIONS
 from kalshibook.http import metrics
 from kalshibook.http.options import HttpOptions
 from kalshibook.server import BookServer, serve_in_thread
@@ -234,6 +237,33 @@ def test_diagrams_of_several_gatherers_are_the_tables() -> None:
         for event, after in row.items()
         if after is not before
     } == arrows(pulses)
+
+
+def test_state_diagrams_of_the_gatherer_are_its_tables() -> None:
+    """Its page draws every change of state of a connection and of a market, and no other."""
+    diagrams = [
+        arrows(fence.text)
+        for fence in fences(DOCS / "kalshi-data" / "gather.md")
+        if fence.text.startswith("stateDiagram")
+    ]
+
+    for table in (CONNECTIONS, MARKETS):
+        expected = {
+            (before.value, after.value, event.value)
+            for before, row in table.items()
+            for event, after in row.items()
+            if after is not before
+        }
+        assert expected in diagrams
+
+
+def test_every_kind_of_a_gatherers_incidents_is_explained() -> None:
+    """Its how-to says of each what it means and what to do, and of no other."""
+    text = (DOCS / "how-to" / "gather.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", text[text.index("## Incidents") :], re.MULTILINE)
+    named = [kind for row in rows for kind in re.findall(r"`(\w+)`", row)]
+
+    assert sorted(GatherIncidentKind) == sorted(named)
 
 
 COMPONENTS = [
