@@ -9,6 +9,7 @@ import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
 from kalshibook.cli.main import COMMANDS, app
+from kalshibook.archive import dedup_metrics
 from kalshibook.gather import metrics as gather_metrics
 from kalshibook.http import metrics
 from kalshibook.settings import PREFIX, Settings
@@ -23,6 +24,7 @@ def write_generated_pages(folder: Path) -> None:
         ("command-line.md", command_line()),
         ("metrics.md", metrics_table(metrics)),
         ("gather-metrics.md", metrics_table(gather_metrics)),
+        ("dedup-metrics.md", metrics_table(dedup_metrics)),
         ("settings.md", settings_tables()),
     ):
         page = folder / name

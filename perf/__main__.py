@@ -32,6 +32,7 @@ SCENARIOS: Final = (
     "registry",
     "gather",
     "archive",
+    "production",
     "soak",
 )
 """In the order in which they run; `soak` only when named or with --soak."""
