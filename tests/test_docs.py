@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from kalshibook import BookStore
+from kalshibook.archive import dedup_metrics
 from kalshibook.gather import metrics as gather_metrics
 from kalshibook.gather.incidents import GatherIncidentKind
 from kalshibook.gather.markets import MARKETS
@@ -322,7 +323,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_metrics_that_a_page_names_exist(page: Path) -> None:
     """A metric that a page names stands in a table of all, the server's or the gatherer's."""
-    tables = f"{metrics.__doc__}{gather_metrics.__doc__}"
+    tables = f"{metrics.__doc__}{gather_metrics.__doc__}{dedup_metrics.__doc__}"
     known = set(re.findall(r"`(kalshibook_\w+)`", tables))
     named = set(re.findall(r"\bkalshibook_[a-z_]+", page.read_text(encoding="utf-8")))
 
