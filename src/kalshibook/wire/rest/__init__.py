@@ -1,17 +1,19 @@
 """Kalshi's REST interface: what is asked, and what the answers mean. Pure; every client shares it."""
 
+from kalshibook.wire.rest.exchange import (
+    read_exchange_schedule as read_exchange_schedule,
+    read_exchange_status as read_exchange_status,
+    read_refusal as read_refusal,
+)
 from kalshibook.wire.rest.readers import (
     read_event as read_event,
     read_events as read_events,
-    read_exchange_schedule as read_exchange_schedule,
-    read_exchange_status as read_exchange_status,
     read_listing as read_listing,
     read_listings as read_listings,
     read_market as read_market,
     read_markets as read_markets,
     read_orderbook as read_orderbook,
     read_orderbooks as read_orderbooks,
-    read_refusal as read_refusal,
     read_series as read_series,
     read_trades as read_trades,
 )

@@ -1,8 +1,7 @@
 """Kalshi's REST answers: decoded, and read into values of fixed-point numbers."""
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -18,7 +17,7 @@ from kalshibook.wire.fields import (
     read_price_ranges,
     read_taker,
 )
-from kalshibook.wire.frames import UNREADABLE, wire_error
+from kalshibook.wire.frames import UNREADABLE
 from kalshibook.wire.rest.messages import (
     BookMessage,
     BooksMessage,
@@ -27,40 +26,28 @@ from kalshibook.wire.rest.messages import (
     ListingsMessage,
     ListMessage,
     MarketMessage,
-    RefusalMessage,
-    ScheduleMessage,
     SeriesMessage,
-    StatusMessage,
     TradeMessage,
 )
+from kalshibook.wire.rest.pieces import decode_answer, read_optional_time
 from kalshibook.wire.rest.values import (
     COMBO_PREFIX,
     Event,
-    ExchangeSchedule,
-    ExchangeStatus,
     Listing,
-    MaintenanceWindow,
     Market,
     Page,
-    Refusal,
     Series,
-    ShardStatus,
-    TradingHours,
 )
-from kalshibook.wire.times import parse_time
 
 __all__ = [
     "read_event",
     "read_events",
-    "read_exchange_schedule",
-    "read_exchange_status",
     "read_listing",
     "read_listings",
     "read_market",
     "read_markets",
     "read_orderbook",
     "read_orderbooks",
-    "read_refusal",
     "read_series",
     "read_trades",
 ]
@@ -76,15 +63,6 @@ _series: Final = msgspec.json.Decoder(SeriesMessage)
 _trade: Final = msgspec.json.Decoder(TradeMessage)
 _book: Final = msgspec.json.Decoder(BookMessage)
 _books: Final = msgspec.json.Decoder(BooksMessage)
-_status: Final = msgspec.json.Decoder(StatusMessage)
-_schedule: Final = msgspec.json.Decoder(ScheduleMessage)
-_refusal: Final = msgspec.json.Decoder(RefusalMessage)
-
-_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-
-# The zero time of the exchange's language: it stands for "none", and is before what we count from.
-_NO_TIME: Final = "0001-01-01T00:00:00Z"
-_REFUSAL_LIMIT: Final = 300
 
 
 def read_listings(data: bytes) -> Page[Listing]:
@@ -98,7 +76,9 @@ def read_listings(data: bytes) -> Page[Listing]:
         page = _listings.decode(data)
     except UNREADABLE:
         # One market that does not fit spoils the whole answer: now each is read by itself.
-        return _page(data, "markets", lambda item, path: _read_listing(_decode(_listing, item, path), path))
+        return _page(
+            data, "markets", lambda item, path: _read_listing(decode_answer(_listing, item, path), path)
+        )
     items: list[Listing] = []
     rejected: list[WireError] = []
     for index, message in enumerate(page.markets):
@@ -116,10 +96,10 @@ def read_listing(data: bytes) -> Listing:
     Raises:
         WireError: it cannot be read.
     """
-    item = _decode(_list, data, "$").market
+    item = decode_answer(_list, data, "$").market
     if item is UNSET:
         raise WireError("$.market", "there is no market in the answer")
-    return _read_listing(_decode(_listing, item, "$.market"), "$.market")
+    return _read_listing(decode_answer(_listing, item, "$.market"), "$.market")
 
 
 def read_markets(data: bytes) -> Page[Market]:
@@ -129,7 +109,7 @@ def read_markets(data: bytes) -> Page[Market]:
     Raises:
         WireError: it is no page of markets at all.
     """
-    return _page(data, "markets", lambda item, path: _read_market(_decode(_market, item, path), path))
+    return _page(data, "markets", lambda item, path: _read_market(decode_answer(_market, item, path), path))
 
 
 def read_market(data: bytes) -> Market:
@@ -139,10 +119,10 @@ def read_market(data: bytes) -> Market:
     Raises:
         WireError: it cannot be read.
     """
-    item = _decode(_list, data, "$").market
+    item = decode_answer(_list, data, "$").market
     if item is UNSET:
         raise WireError("$.market", "there is no market in the answer")
-    return _read_market(_decode(_market, item, "$.market"), "$.market")
+    return _read_market(decode_answer(_market, item, "$.market"), "$.market")
 
 
 def read_events(data: bytes) -> Page[Event]:
@@ -152,7 +132,7 @@ def read_events(data: bytes) -> Page[Event]:
     Raises:
         WireError: it is no page of events at all.
     """
-    return _page(data, "events", lambda item, path: _read_event(_decode(_event, item, path), path))
+    return _page(data, "events", lambda item, path: _read_event(decode_answer(_event, item, path), path))
 
 
 def read_event(data: bytes) -> Event:
@@ -162,10 +142,10 @@ def read_event(data: bytes) -> Event:
     Raises:
         WireError: it cannot be read.
     """
-    answer = _decode(_list, data, "$")
+    answer = decode_answer(_list, data, "$")
     if answer.event is UNSET:
         raise WireError("$.event", "there is no event in the answer")
-    event = _read_event(_decode(_event, answer.event, "$.event"), "$.event")
+    event = _read_event(decode_answer(_event, answer.event, "$.event"), "$.event")
     if event.markets is None and answer.markets is not UNSET:
         page = read_markets(data)
         if page.rejected:
@@ -181,7 +161,7 @@ def read_series(data: bytes) -> Page[Series]:
     Raises:
         WireError: it is no list of series at all.
     """
-    return _page(data, "series", lambda item, path: _read_series(_decode(_series, item, path), path))
+    return _page(data, "series", lambda item, path: _read_series(decode_answer(_series, item, path), path))
 
 
 def read_trades(data: bytes) -> Page[Trade]:
@@ -201,7 +181,7 @@ def read_orderbook(data: bytes, ticker: str) -> BookSnapshot:
     Raises:
         WireError: it cannot be read.
     """
-    return _read_book(_decode(_book, data, "$"), ticker, "$")
+    return _read_book(decode_answer(_book, data, "$"), ticker, "$")
 
 
 def read_orderbooks(data: bytes) -> Page[BookSnapshot]:
@@ -211,86 +191,18 @@ def read_orderbooks(data: bytes) -> Page[BookSnapshot]:
     Raises:
         WireError: it is no list of books at all.
     """
-    raws = _decode(_books, data, "$").orderbooks
+    raws = decode_answer(_books, data, "$").orderbooks
 
     def read(item: msgspec.Raw, path: str) -> BookSnapshot:
-        message = _decode(_book, item, path)
+        message = decode_answer(_book, item, path)
         return _read_book(message, message.ticker, path)
 
     items, rejected = _each(raws, "$.orderbooks", read)
     return Page(items, "", rejected)
 
 
-def read_exchange_status(data: bytes) -> ExchangeStatus:
-    """
-    Read whether the exchange is open; answers with status 500, 503 and 504 carry it too.
-
-    Raises:
-        WireError: it cannot be read.
-    """
-    message = _decode(_status, data, "$")
-    shards = [
-        ShardStatus(one.exchange_index, one.description or "", one.exchange_active, one.trading_active)
-        for one in message.exchange_index_statuses or ()
-    ]
-    return ExchangeStatus(
-        message.exchange_active,
-        message.trading_active,
-        _time(message.exchange_estimated_resume_time, "$.exchange_estimated_resume_time"),
-        tuple(shards),
-    )
-
-
-def read_exchange_schedule(data: bytes) -> ExchangeSchedule:
-    """
-    Read hours and maintenance.
-
-    Raises:
-        WireError: it cannot be read.
-    """
-    schedule = _decode(_schedule, data, "$").schedule
-    hours = [
-        _read_hours(block, f"$.schedule.standard_hours[{index}]")
-        for index, block in enumerate(schedule.standard_hours or ())
-    ]
-    at = "$.schedule.maintenance_windows"
-    windows = [
-        MaintenanceWindow(
-            parse_time(one.start_datetime, f"{at}[{index}].start_datetime"),
-            parse_time(one.end_datetime, f"{at}[{index}].end_datetime"),
-        )
-        for index, one in enumerate(schedule.maintenance_windows or ())
-    ]
-    return ExchangeSchedule(tuple(hours), tuple(windows))
-
-
-def read_refusal(data: bytes) -> Refusal:
-    """Read an error's body; whatever it is, it becomes words."""
-    try:
-        message = _refusal.decode(data)
-        if isinstance(message.error, dict):
-            message = msgspec.convert(message.error, RefusalMessage)
-    except UNREADABLE:
-        return Refusal("", _cut(data.decode(errors="replace").strip()))
-    details = message.details
-    if details is not None and not isinstance(details, str):
-        details = msgspec.json.encode(details).decode()
-    return Refusal(
-        "" if message.code is None else _cut(str(message.code)),
-        _cut(message.message or (message.error if isinstance(message.error, str) else "")),
-        _cut(details or ""),
-    )
-
-
-def _decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw, path: str) -> T:
-    try:
-        return decoder.decode(data)
-    except UNREADABLE as error:
-        raise wire_error(error, path) from None
-
-
 def _page(data: bytes, key: str, read: Callable[[msgspec.Raw, str], T]) -> Page[T]:
-    answer = _decode(_list, data, "$")
+    answer = decode_answer(_list, data, "$")
     raws = getattr(answer, key)
     if raws is UNSET:
         raise WireError(f"$.{key}", "there is no such list in the answer")
@@ -318,8 +230,8 @@ def _read_listing(message: ListingMessage, path: str) -> Listing:
         message.ticker,
         message.event_ticker,
         message.status,
-        _time(message.open_time, f"{path}.open_time"),
-        _time(message.close_time, f"{path}.close_time"),
+        read_optional_time(message.open_time, f"{path}.open_time"),
+        read_optional_time(message.close_time, f"{path}.close_time"),
         _is_combo(message.ticker, message.mve_collection_ticker),
     )
 
@@ -339,7 +251,7 @@ def _read_market(message: MarketMessage, path: str) -> Market:
         return _size(getattr(message, name), f"{path}.{name}")
 
     def time(name: str) -> int | None:
-        return _time(getattr(message, name), f"{path}.{name}")
+        return read_optional_time(getattr(message, name), f"{path}.{name}")
 
     yes_bid, yes_ask = quote("yes_bid_dollars"), quote("yes_ask_dollars")
     return Market(
@@ -420,13 +332,13 @@ def _read_event(message: EventMessage, path: str) -> Event:
         category=message.category or "",
         collateral_return_type=message.collateral_return_type or "",
         mutually_exclusive=message.mutually_exclusive,
-        strike_us=_time(message.strike_date, f"{path}.strike_date"),
+        strike_us=read_optional_time(message.strike_date, f"{path}.strike_date"),
         strike_period=message.strike_period or "",
         fee_type_override=message.fee_type_override,
         fee_multiplier_override=_number(message.fee_multiplier_override, f"{path}.fee_multiplier_override"),
         settlement_sources=_json(message.settlement_sources),
         product_metadata=_json(message.product_metadata),
-        updated_us=_time(message.last_updated_ts, f"{path}.last_updated_ts"),
+        updated_us=read_optional_time(message.last_updated_ts, f"{path}.last_updated_ts"),
         exchange_index=message.exchange_index,
         markets=markets,
     )
@@ -448,13 +360,13 @@ def _read_series(message: SeriesMessage, path: str) -> Series:
         product_metadata=_json(message.product_metadata),
         additional_prohibitions=tuple(message.additional_prohibitions or ()),
         volume=_size(message.volume_fp, f"{path}.volume_fp"),
-        updated_us=_time(message.last_updated_ts, f"{path}.last_updated_ts"),
+        updated_us=read_optional_time(message.last_updated_ts, f"{path}.last_updated_ts"),
         exchange_index=message.exchange_index,
     )
 
 
 def _read_trade(item: msgspec.Raw, path: str) -> Trade:
-    message = _decode(_trade, item, path)
+    message = decode_answer(_trade, item, path)
     if not message.ticker:
         raise WireError(f"{path}.ticker", "the ticker is empty")
     yes_price = parse_price(message.yes_price_dollars, f"{path}.yes_price_dollars")
@@ -469,7 +381,7 @@ def _read_trade(item: msgspec.Raw, path: str) -> Trade:
         read_taker(message.taker_outcome_side, message.taker_side, message.taker_book_side),
         message.is_block_trade,
         yes_price + no_price == ONE_DOLLAR,
-        _time(message.created_time, f"{path}.created_time"),
+        read_optional_time(message.created_time, f"{path}.created_time"),
         read_body(item, path),
     )
 
@@ -493,36 +405,6 @@ def _read_book(message: BookMessage, ticker: str, path: str) -> BookSnapshot:
         # Else a change of format would look like books that are empty.
         raise WireError(path, "neither orderbook_fp nor orderbook is there: the format is not known")
     return BookSnapshot(ticker, yes, no, None)
-
-
-def _read_hours(block: dict[str, Any], path: str) -> TradingHours:
-    sessions: list[tuple[str, str, str]] = []
-    for day in _WEEKDAYS:
-        for index, session in enumerate(block.get(day) or ()):
-            try:
-                sessions.append((day, str(session["open_time"]), str(session["close_time"])))
-            except (KeyError, TypeError):
-                reason = f"{session!r} has no open_time and close_time"
-                raise WireError(f"{path}.{day}[{index}]", reason) from None
-    start, end = block.get("start_time"), block.get("end_time")
-    return TradingHours(_time(start, f"{path}.start_time"), _time(end, f"{path}.end_time"), tuple(sessions))
-
-
-# Markets open and close together: a page of a thousand has some ten distinct times.
-@lru_cache(maxsize=16_384)
-def _known_time(text: str) -> int:
-    return parse_time(text)
-
-
-def _time(found: str | int | None, path: str) -> int | None:
-    if found is None or found in ("", _NO_TIME):
-        return None
-    if isinstance(found, int):
-        return found * 1_000_000
-    try:
-        return _known_time(found)
-    except WireError as error:
-        raise WireError(path, error.reason) from None
 
 
 def _quote(text: str | None, path: str) -> int | None:
@@ -558,7 +440,3 @@ def _number(raw: msgspec.Raw | UnsetType, path: str) -> str | None:
     if text[0] not in "-0123456789":
         raise WireError(path, f"{text!r} is not a number")
     return text
-
-
-def _cut(text: str) -> str:
-    return text[:_REFUSAL_LIMIT]
