@@ -4,7 +4,15 @@ import itertools
 from typing import Any
 
 from kalshibook.store import Arrival, BookStore, Stamps
-from kalshibook.wire import BookDelta, BookSnapshot, MarketLifecycle, Side, Ticker, Trade
+from kalshibook.wire import (
+    BookDelta,
+    BookSnapshot,
+    MarketDescription,
+    MarketLifecycle,
+    Side,
+    Ticker,
+    Trade,
+)
 
 STAMPS = Stamps(None, None, None, None, None, 0)
 
@@ -48,7 +56,9 @@ class Script:
         return Arrival(**fields)
 
     def apply(
-        self, event: BookDelta | BookSnapshot | Trade | Ticker | MarketLifecycle, **overrides: Any
+        self,
+        event: BookDelta | BookSnapshot | Trade | Ticker | MarketLifecycle | MarketDescription,
+        **overrides: Any,
     ) -> str:
         """Apply one message in a batch of its own and return its outcome."""
         if isinstance(event, BookDelta | BookSnapshot):
@@ -78,6 +88,13 @@ def lifecycle(event_type: Any, *, ticker: str = TICKER, **fields: Any) -> Market
     values: dict[str, Any] = dict.fromkeys(MarketLifecycle.__struct_fields__)
     values.update(ticker=ticker, event_type=event_type, channel="market_lifecycle_v2", body=b"{}", **fields)
     return MarketLifecycle(**values)
+
+
+def described(status: str, *, ticker: str = TICKER, **fields: Any) -> MarketDescription:
+    """Return a description with only the named fields set."""
+    values: dict[str, Any] = dict.fromkeys(MarketDescription.__struct_fields__)
+    values.update(ticker=ticker, status=status, **fields)
+    return MarketDescription(**values)
 
 
 def trade(

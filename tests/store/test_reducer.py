@@ -6,7 +6,7 @@ import pytest
 
 from kalshibook.store import Book, BookStore, Condition, MarketStatus
 from kalshibook.wire import BookDelta, BookSnapshot, Other, PriceRange
-from tests.store.builders import TICKER, Script, levels, lifecycle, ticker_message, trade
+from tests.store.builders import TICKER, Script, described, levels, lifecycle, ticker_message, trade
 
 YES = {3_800: 12_000, 4_000: 7_550}
 NO = {5_500: 6_000, 5_700: 1_025}
@@ -472,3 +472,80 @@ def test_a_price_off_the_known_grid_is_kept_and_counted(store: BookStore, script
 
     assert levels(book_of(store).yes)[4_050] == 100
     assert store.statistics().off_grid == 1
+
+
+def test_a_description_tells_what_messages_do_not(store: BookStore, script: Script) -> None:
+    """A market that was there before gets its status, times, names and grid; its book is untouched."""
+    script.snapshot(YES, NO)
+    before = book_of(store)
+    grid = (PriceRange(0, 10_000, 100),)
+    facts: dict[str, Any] = {"event_ticker": "KXFROG", "title": "Frogs", "price_ranges": grid}
+
+    assert "description" == script.apply(described("active", open_us=1, close_us=2**60, **facts))
+
+    book = book_of(store)
+    market = book.market
+    assert (MarketStatus.ACTIVE, 1, 2**60) == (market.status, market.open_us, market.close_us)
+    assert ("KXFROG", "Frogs", grid) == (market.event_ticker, market.title, market.price_ranges)
+    assert (before.yes, before.no, before.sequence) == (book.yes, book.no, book.sequence)
+
+
+def test_a_description_alone_makes_a_market_that_awaits(store: BookStore, script: Script) -> None:
+    """It is known, and its book is unknown, not empty."""
+    script.apply(described("active", title="Frogs"))
+
+    assert Condition.AWAITING is book_of(store).condition
+    assert "Frogs" == book_of(store).market.title
+
+
+def test_a_description_says_what_it_knows_only(store: BookStore, script: Script) -> None:
+    """What it does not name stays, and saying the same again changes nothing."""
+    script.apply(described("active", title="Frogs", close_us=2**60))
+    script.apply(described("active"))
+    held = book_of(store)
+
+    assert ("Frogs", 2**60) == (held.market.title, held.market.close_us)
+    script.apply(described("active", title="Frogs"))
+    assert held is book_of(store)
+
+
+@pytest.mark.parametrize(
+    ("told", "then", "expected"),
+    [
+        ("determined", "active", "determined"),
+        ("settled", "closed", "finalized"),
+        ("deactivated", "active", "active"),
+        ("activated", "inactive", "inactive"),
+        ("activated", "closed", "closed"),
+        ("activated", "dreaming", "active"),
+    ],
+)
+def test_a_description_takes_no_market_back(
+    store: BookStore, script: Script, told: str, then: str, expected: str
+) -> None:
+    """Lists may be older than messages: by them a life goes on, never back."""
+    script.apply(lifecycle(told))
+    script.apply(described(then))
+
+    assert expected == book_of(store).market.status
+
+
+def test_a_described_market_closes_in_time(store: BookStore, script: Script) -> None:
+    """The close has no message; the time of a description is enough."""
+    script.snapshot(YES, NO)
+    script.apply(described("active", open_us=1_000_000, close_us=9_000_000))
+    with store.writer() as writer:
+        writer.tick(8_999_999)
+        assert Condition.LIVE is book_of(store).condition
+        writer.tick(9_000_000)
+
+    assert Condition.CLOSED is book_of(store).condition
+
+
+def test_a_described_market_opens_in_time(store: BookStore, script: Script) -> None:
+    """One that was described before it opened is active when its time has come."""
+    script.apply(described("initialized", open_us=5_000_000))
+    with store.writer() as writer:
+        writer.tick(5_000_000)
+
+    assert MarketStatus.ACTIVE is book_of(store).market.status

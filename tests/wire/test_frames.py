@@ -13,13 +13,16 @@ from kalshibook.wire import (
     BookSnapshot,
     EventFrame,
     GathererNotice,
+    MarketDescription,
     MarketLifecycle,
     Other,
+    PriceRange,
     Ticker,
     Trade,
     WireEvent,
     decode_frame,
     decode_head,
+    market_frame,
     notice_frame,
     read_frame,
 )
@@ -83,6 +86,43 @@ def test_a_notice_on_the_wire() -> None:
         "type": "gatherer_notice",
         "msg": {"notice": "stale", "reason": "gap", "detail": "5 to 9"},
     } == msgspec.json.decode(notice_frame("stale", reason="gap", detail="5 to 9"))
+
+
+GRID = (PriceRange(0, 1_000, 10), PriceRange(1_000, 10_000, 100))
+
+
+@pytest.mark.parametrize(
+    "market",
+    [
+        MarketDescription(
+            TICKER, "active", 1_790_000_000_000_000, 1_790_000_900_000_000, "KXFROG", "Frogs", GRID
+        ),
+        MarketDescription(TICKER, "initialized", None, None, None, None, None),
+    ],
+)
+def test_a_description_is_read_as_written(market: MarketDescription) -> None:
+    """What the lists say of a market is a frame like any other, of a type that no exchange sends."""
+    frame = market_frame(market)
+
+    assert market == read_frame(decode_frame(frame))
+    assert "gatherer_market" == decode_head(frame).type
+
+
+def test_markets_on_one_grid_share_it() -> None:
+    """A million markets are on a dozen grids, which are kept once each."""
+    frames = [market_frame(MarketDescription(name, "active", None, None, None, None, GRID)) for name in "AB"]
+    first, second = (read_frame(decode_frame(frame)) for frame in frames)
+    assert isinstance(first, MarketDescription)
+    assert isinstance(second, MarketDescription)
+
+    assert first.price_ranges is second.price_ranges
+
+
+def test_a_description_of_nothing_is_an_error() -> None:
+    """It names its market, or it cannot be read."""
+    error = error_of("gatherer_market", {"market_ticker": "", "status": "active"})
+
+    assert "$.msg.market_ticker" == error.path
 
 
 def test_a_notice_of_tomorrow_is_counted() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from math import ceil
 from types import TracebackType
 from typing import Any, Final, Self, final
 
@@ -23,6 +24,7 @@ from kalshibook.gather.audit import Auditor, auditor_of
 from kalshibook.gather.books import Shared
 from kalshibook.gather.connection import SignsHandshake
 from kalshibook.gather.credentials import Credentials
+from kalshibook.gather.describing import MarketDescriber
 from kalshibook.gather.incidents import GatherIncidentKind, GatherIncidents
 from kalshibook.gather.ledger import GapLedger, LedgerCounts
 from kalshibook.gather.lifecycle import LifecycleSink
@@ -236,12 +238,22 @@ class Gatherer:
 
     def _sync(self, client: ExchangeClient, auditor: Auditor | None) -> MarketSync:
         selection = Selection(self.options)
+        registry = registry_of(self.options, selection)
+        describer = MarketDescriber(
+            registry,
+            self.offer,
+            self._room,
+            connection=f"{self.options.source}/lists",
+            sweeps_per_refresh=ceil(self.options.refresh_minutes / self.options.reconcile_minutes),
+            now_us=self._clock_us,
+        )
         return MarketSync(
             client,
-            registry_of(self.options, selection),
+            registry,
             selection,
             self,
             self.options,
+            describe=describer.take,
             on_removed=(lambda _: None) if auditor is None else auditor.forget,
             now_us=self._clock_us,
         )
@@ -303,6 +315,9 @@ class Gatherer:
     def offer(self, received: Received) -> None:
         """Hand on a frame that came another way than by a socket, such as a snapshot of a REST answer."""
         self.router.route(received)
+
+    async def _room(self) -> None:
+        await self.router.room()
 
     def health(self) -> GathererHealth:
         """Return how it is."""

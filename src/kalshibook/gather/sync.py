@@ -9,9 +9,9 @@ not handed over yet, one entry a market at most, in which an addition and a remo
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import islice
-from typing import Final, NamedTuple, Protocol, final
+from typing import Final, NamedTuple, Protocol, TypeAlias, final
 
 import msgspec
 import trio
@@ -45,6 +45,9 @@ _RECHECK_US: Final = 60_000_000
 _MOST_RESTARTS: Final = 3
 _NOT_FOUND: Final = 404
 _BAD_REQUEST: Final = 400
+
+
+Describe: TypeAlias = Callable[[Sequence[Listing], Iterable[RegistryEvent]], Awaitable[None]]
 
 
 class Follower(Protocol):
@@ -102,6 +105,7 @@ class MarketSync:
         selection: which markets are wanted.
         follower: who is to gather them.
         options: how often, and where the position is kept.
+        describe: told of what each answer of the lists says, and what that changed; waited for.
         on_changed: called for what changes about a market that is gathered.
         on_removed: called with markets that the follower has given up.
         now_us: the system's clock.
@@ -116,6 +120,7 @@ class MarketSync:
         follower: Follower,
         options: GatherOptions,
         *,
+        describe: Describe | None = None,
         on_changed: Callable[[MarketChanged], None] = lambda _: None,
         on_removed: Callable[[Sequence[str]], None] = lambda _: None,
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -125,6 +130,7 @@ class MarketSync:
         self._registry = registry
         self._selection = selection
         self._follower = follower
+        self._describe = describe
         self._on_changed = on_changed
         self._on_removed = on_removed
         self._now_us = now_us
@@ -297,7 +303,10 @@ class MarketSync:
                 request = leg.request if restarts <= _MOST_RESTARTS else None
                 continue
             wanted = [listing for listing in page.items if self._selection.admits(listing, leg.request)]
-            self._take(self._registry.apply_page(wanted, asked_us=asked_us, now_us=self._now_us()))
+            events = self._registry.apply_page(wanted, asked_us=asked_us, now_us=self._now_us())
+            self._take(events)
+            if self._describe is not None:
+                await self._describe(wanted, events)
             self._pages += 1
             self._listed += len(page.items)
             if page.rejected:
@@ -374,7 +383,7 @@ class MarketSync:
         found = {listing.ticker: listing for listing in page.items}
         for ticker in tickers:
             if ticker in found:
-                self._answered(ticker, found[ticker], asked_us)
+                await self._answered(ticker, found[ticker], asked_us)
         return [ticker for ticker in tickers if ticker not in found]
 
     async def _ask_alone(self, ticker: str) -> None:
@@ -389,11 +398,13 @@ class MarketSync:
         except (ExchangeError, WireError) as error:
             self._put_off([ticker], error)
             return
-        self._answered(ticker, listing, asked_us)
+        await self._answered(ticker, listing, asked_us)
 
-    def _answered(self, ticker: str, listing: Listing | None, asked_us: int) -> None:
+    async def _answered(self, ticker: str, listing: Listing | None, asked_us: int) -> None:
         events = self._registry.apply_check(ticker, listing, asked_us=asked_us, now_us=self._now_us())
         self._take(events)
+        if self._describe is not None and listing is not None:
+            await self._describe([listing], events)
 
     def _put_off(self, tickers: Sequence[str], error: Exception) -> None:
         self._failures += 1

@@ -25,13 +25,22 @@ from kalshibook.store.states import (
     MarketStatus,
     StatusEvent,
 )
-from kalshibook.wire import BookDelta, BookSnapshot, Envelope, MarketLifecycle, Ticker, Trade
+from kalshibook.wire import (
+    BookDelta,
+    BookSnapshot,
+    Envelope,
+    MarketDescription,
+    MarketLifecycle,
+    Ticker,
+    Trade,
+)
 
 __all__ = [
     "Arrival",
     "Outcome",
     "Result",
     "apply_delta",
+    "apply_description",
     "apply_lifecycle",
     "apply_snapshot",
     "apply_ticker",
@@ -106,6 +115,8 @@ class Outcome(StrEnum):
     TRADE = "trade"
     TICKER = "ticker"
     LIFECYCLE = "lifecycle"
+    DESCRIPTION = "description"
+    """What the exchange's lists say of a market."""
     EVENT = "event"
     """A message about an event, passed on."""
     NOTICE = "notice"
@@ -354,6 +365,45 @@ def apply_lifecycle(book: Book, event: MarketLifecycle, version: int) -> Result:
     if fresh == market:
         return Result(book, Outcome.LIFECYCLE)
     return Result(msgspec.structs.replace(book, market=fresh, version=version), Outcome.LIFECYCLE)
+
+
+# How far a market's life has come. Lists may be older than the messages beside them, so a description
+# never takes a market back; only a message reopens one that has closed.
+_STAGES: Final = {
+    MarketStatus.INITIALIZED: 1,
+    MarketStatus.ACTIVE: 2,
+    MarketStatus.INACTIVE: 2,
+    MarketStatus.CLOSED: 3,
+    MarketStatus.DETERMINED: 4,
+    MarketStatus.DISPUTED: 5,
+    MarketStatus.AMENDED: 5,
+    MarketStatus.FINALIZED: 6,
+}
+
+
+_STATUS_WORDS: Final = {status.value: status for status in MarketStatus}
+
+
+def apply_description(book: Book, event: MarketDescription, version: int) -> Result:
+    """Take what is known, and the trading status unless it lies behind the one that is held."""
+    market = book.market
+    status = market.status
+    # A word of tomorrow is passed over; what is held stays.
+    told = _STATUS_WORDS.get(event.status)
+    if told is not None and (status is None or _STAGES[told] >= _STAGES[status]):
+        status = told
+    fresh = msgspec.structs.replace(
+        market,
+        status=status,
+        open_us=market.open_us if event.open_us is None else event.open_us,
+        close_us=market.close_us if event.close_us is None else event.close_us,
+        event_ticker=market.event_ticker if event.event_ticker is None else event.event_ticker,
+        title=market.title if event.title is None else event.title,
+        price_ranges=market.price_ranges if event.price_ranges is None else event.price_ranges,
+    )
+    if fresh == market:
+        return Result(book, Outcome.DESCRIPTION)
+    return Result(msgspec.structs.replace(book, market=fresh, version=version), Outcome.DESCRIPTION)
 
 
 def _is_told_again(event: MarketLifecycle, market: Market) -> bool:

@@ -21,6 +21,7 @@ from kalshibook.store.reducer import (
     Outcome,
     Result,
     apply_delta,
+    apply_description,
     apply_lifecycle,
     apply_snapshot,
     apply_ticker,
@@ -34,12 +35,13 @@ from kalshibook.store.reducer import (
 from kalshibook.store.rivals import Rivals
 from kalshibook.store.saved import Checkpoint, SavedBook
 from kalshibook.store.state import StoreState
-from kalshibook.store.states import Condition, StatusEvent
+from kalshibook.store.states import Condition, MarketStatus, StatusEvent
 from kalshibook.wire import (
     BookDelta,
     BookSnapshot,
     EventFrame,
     GathererNotice,
+    MarketDescription,
     MarketLifecycle,
     Other,
     Ticker,
@@ -347,6 +349,10 @@ class StoreWriter:
             return apply_trade(book, event, version)
         if isinstance(event, Ticker):
             return apply_ticker(book, event, version)
+        if isinstance(event, MarketDescription):
+            result = apply_description(book, event, version)
+            self._plan(book, result.book, None)
+            return result
         assert isinstance(event, MarketLifecycle)
         result = apply_lifecycle(book, event, version)
         self._plan(book, result.book, event.exchange_us)
@@ -549,7 +555,8 @@ class StoreWriter:
 
     def _plan(self, old: Book, new: Book, said_us: int | None) -> None:
         market = new.market
-        if market.open_us is not None and market.open_us != old.market.open_us:
+        waits = market.status is None or market.status is MarketStatus.INITIALIZED
+        if waits and market.open_us is not None and market.open_us != old.market.open_us:
             heapq.heappush(self._due, (market.open_us, market.number, StatusEvent.OPENS))
         if market.close_us is None:
             return

@@ -12,6 +12,7 @@ from kalshibook.wire.events import (
     BookSnapshot as BookSnapshot,
     EventFrame as EventFrame,
     GathererNotice as GathererNotice,
+    MarketDescription as MarketDescription,
     MarketLifecycle as MarketLifecycle,
     NoticeKind as NoticeKind,
     Other as Other,
@@ -24,6 +25,7 @@ from kalshibook.wire.events import (
 from kalshibook.wire.frames import (
     decode_frame as decode_frame,
     decode_head as decode_head,
+    market_frame as market_frame,
     notice_frame as notice_frame,
     read_frame as read_frame,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "FrameHead",
     "GapRecord",
     "GathererNotice",
+    "MarketDescription",
     "MarketLifecycle",
     "NoticeKind",
     "Other",
@@ -61,6 +64,7 @@ __all__ = [
     "decode_head",
     "encode_envelope",
     "encode_gap",
+    "market_frame",
     "notice_frame",
     "read_frame",
 ]

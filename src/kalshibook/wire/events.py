@@ -14,6 +14,7 @@ __all__ = [
     "BookSnapshot",
     "EventFrame",
     "GathererNotice",
+    "MarketDescription",
     "MarketLifecycle",
     "NoticeKind",
     "Other",
@@ -128,6 +129,24 @@ class MarketLifecycle(msgspec.Struct, frozen=True, gc=False):
     """The frame's `msg` as received."""
 
 
+class MarketDescription(msgspec.Struct, frozen=True, gc=False):
+    """
+    What the exchange's lists say of a market (`gatherer_market`): of a gatherer; no exchange sends it.
+
+    Lifecycle messages tell only what changes, and nothing of a market that was there before. Only
+    what is known is set: None means unknown, not cleared.
+    """
+
+    ticker: str
+    status: str
+    """The exchange's word, such as ``active``."""
+    open_us: int | None
+    close_us: int | None
+    event_ticker: str | None
+    title: str | None
+    price_ranges: tuple[PriceRange, ...] | None
+
+
 class EventFrame(msgspec.Struct, frozen=True, gc=False):
     """A frame about an event, not a market (`event_lifecycle`, `event_fee_update`): passed on, not stored."""
 
@@ -169,5 +188,13 @@ class GathererNotice(msgspec.Struct, frozen=True, gc=False):
 
 
 WireEvent: TypeAlias = (
-    BookSnapshot | BookDelta | Trade | Ticker | MarketLifecycle | EventFrame | GathererNotice | Other
+    BookSnapshot
+    | BookDelta
+    | Trade
+    | Ticker
+    | MarketLifecycle
+    | MarketDescription
+    | EventFrame
+    | GathererNotice
+    | Other
 )

@@ -5,6 +5,7 @@ Before March 2026 prices came as integers of a cent and counts as integers of a 
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -67,8 +68,14 @@ def _judge_levels(
 
 
 def read_price_ranges(items: Sequence[PriceRangeMessage], path: str) -> tuple[PriceRange, ...]:
-    """Read the bands of a tick grid."""
-    return tuple(_range(item, f"{path}[{index}]") for index, item in enumerate(items))
+    """Read the bands of a tick grid; markets on one grid share one tuple."""
+    return _shared(tuple(_range(item, f"{path}[{index}]") for index, item in enumerate(items)))
+
+
+# A dozen grids are in use, by a million markets.
+@lru_cache(maxsize=256)
+def _shared(ranges: tuple[PriceRange, ...]) -> tuple[PriceRange, ...]:
+    return ranges
 
 
 def _range(item: PriceRangeMessage, path: str) -> PriceRange:

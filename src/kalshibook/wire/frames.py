@@ -15,6 +15,7 @@ from msgspec import UNSET, UnsetType
 from kalshibook.errors import WireError
 from kalshibook.numbers import (
     ONE_DOLLAR,
+    format_price,
     known_level_price,
     known_size_change,
     parse_level_price,
@@ -28,9 +29,11 @@ from kalshibook.wire.events import (
     EventFrame,
     GathererNotice,
     LifecycleEvent,
+    MarketDescription,
     MarketLifecycle,
     NoticeKind,
     Other,
+    PriceRange,
     Ticker,
     Trade,
     WireEvent,
@@ -57,8 +60,11 @@ from kalshibook.wire.messages import (
     FrameHead,
     LifecycleFrame,
     LifecycleMessage,
+    MarketFrame,
+    MarketMessage,
     NoticeFrame,
     NoticeMessage,
+    PriceRangeMessage,
     SnapshotFrame,
     TickerFrame,
     TradeFrame,
@@ -66,7 +72,15 @@ from kalshibook.wire.messages import (
 )
 from kalshibook.wire.times import parse_time
 
-__all__ = ["UNREADABLE", "decode_frame", "decode_head", "notice_frame", "read_frame", "wire_error"]
+__all__ = [
+    "UNREADABLE",
+    "decode_frame",
+    "decode_head",
+    "market_frame",
+    "notice_frame",
+    "read_frame",
+    "wire_error",
+]
 
 # Nesting beyond the interpreter's limit is refused by msgspec with RecursionError; text with a lone
 # surrogate, which cannot be UTF-8, with UnicodeError. All three are faults of the message.
@@ -288,6 +302,41 @@ def _read_event(frame: EventLifecycleFrame | EventFeeFrame, path: str) -> EventF
     )
 
 
+def _read_description(frame: MarketFrame, path: str) -> MarketDescription:
+    message, at = frame.msg, f"{path}.msg"
+    if not message.market_ticker:
+        raise WireError(f"{at}.market_ticker", "the ticker is empty")
+    ranges = message.price_ranges
+    return MarketDescription(
+        message.market_ticker,
+        message.status,
+        _seconds(message.open_ts),
+        _seconds(message.close_ts),
+        message.event_ticker,
+        message.title,
+        None if ranges is None else read_price_ranges(ranges, f"{at}.price_ranges"),
+    )
+
+
+def market_frame(market: MarketDescription) -> bytes:
+    """Return the frame of what is known of a market; its times are whole seconds, as the exchange has them."""
+    ranges = market.price_ranges
+    message = MarketMessage(
+        market.ticker,
+        market.status,
+        None if market.open_us is None else market.open_us // _SECOND_US,
+        None if market.close_us is None else market.close_us // _SECOND_US,
+        market.event_ticker,
+        market.title,
+        None if ranges is None else [_band_message(band) for band in ranges],
+    )
+    return _encoder.encode(MarketFrame(msg=message))
+
+
+def _band_message(band: PriceRange) -> PriceRangeMessage:
+    return PriceRangeMessage(format_price(band.start), format_price(band.end), format_price(band.step))
+
+
 def _read_notice(frame: NoticeFrame, path: str) -> GathererNotice | Other:
     message, at = frame.msg, f"{path}.msg"
     kind = _NOTICES.get(message.notice)
@@ -329,12 +378,14 @@ _READERS: Final[dict[type, Callable[[Any, str], WireEvent]]] = {
     ComboLifecycleFrame: _read_lifecycle,
     EventLifecycleFrame: _read_event,
     EventFeeFrame: _read_event,
+    MarketFrame: _read_description,
     NoticeFrame: _read_notice,
 }
 
 _LIFECYCLE_EVENTS: Final = frozenset(get_args(LifecycleEvent))
 _NOTICES: Final[dict[str, NoticeKind]] = {kind: kind for kind in get_args(NoticeKind)}
 _LONGEST_KIND: Final = 100
+_SECOND_US: Final = 1_000_000
 
 # What the exchange tells the owner of an order only; it must not reach other subscribers.
 _OWNER_FIELDS: Final = frozenset({"client_order_id", "subaccount", "last_update_reason"})

@@ -29,6 +29,8 @@ __all__ = [
     "FrameHead",
     "LifecycleFrame",
     "LifecycleMessage",
+    "MarketFrame",
+    "MarketMessage",
     "Microseconds",
     "Milliseconds",
     "NoticeFrame",
@@ -159,6 +161,18 @@ class EventMessage(msgspec.Struct, frozen=True, gc=False):
     event_ticker: str
 
 
+class MarketMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """`msg` of a `gatherer_market`."""
+
+    market_ticker: str
+    status: str
+    open_ts: Seconds | None = None
+    close_ts: Seconds | None = None
+    event_ticker: str | None = None
+    title: str | None = None
+    price_ranges: list[PriceRangeMessage] | None = None
+
+
 class NoticeMessage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """`msg` of a `gatherer_notice`."""
 
@@ -234,6 +248,12 @@ class EventFeeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="event_fee_
     msg: msgspec.Raw
 
 
+class MarketFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="gatherer_market", omit_defaults=True):
+    """`gatherer_market`: ours, not the exchange's."""
+
+    msg: MarketMessage
+
+
 class NoticeFrame(_Frame, frozen=True, gc=False, kw_only=True, tag="gatherer_notice", omit_defaults=True):
     """`gatherer_notice`: ours, not the exchange's."""
 
@@ -265,6 +285,7 @@ Frame: TypeAlias = (
     | ComboLifecycleFrame
     | EventLifecycleFrame
     | EventFeeFrame
+    | MarketFrame
     | NoticeFrame
     | SubscribedFrame
     | OkFrame

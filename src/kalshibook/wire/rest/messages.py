@@ -41,6 +41,8 @@ class ListingMessage(msgspec.Struct, frozen=True, gc=False):
     event_ticker: str = ""
     open_time: Text = None
     close_time: Text = None
+    title: Text = None
+    price_ranges: list[PriceRangeMessage] | None = None
     mve_collection_ticker: Text = None
 
 

@@ -233,6 +233,8 @@ def _read_listing(message: ListingMessage, path: str) -> Listing:
         read_optional_time(message.open_time, f"{path}.open_time"),
         read_optional_time(message.close_time, f"{path}.close_time"),
         _is_combo(message.ticker, message.mve_collection_ticker),
+        message.title or "",
+        _ranges(message, path),
     )
 
 
@@ -312,7 +314,7 @@ def _read_market(message: MarketMessage, path: str) -> Market:
     )
 
 
-def _ranges(message: MarketMessage, path: str) -> tuple[PriceRange, ...] | None:
+def _ranges(message: MarketMessage | ListingMessage, path: str) -> tuple[PriceRange, ...] | None:
     if message.price_ranges is None:
         return None
     return read_price_ranges(message.price_ranges, f"{path}.price_ranges")

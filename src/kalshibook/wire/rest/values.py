@@ -56,6 +56,9 @@ class Listing(msgspec.Struct, frozen=True, gc=False):
     open_us: int | None
     close_us: int | None
     is_combo: bool
+    title: str = ""
+    price_ranges: tuple[PriceRange, ...] | None = None
+    """Bands of the tick grid, or None where the exchange does not say."""
 
 
 class Market(msgspec.Struct, frozen=True, gc=False, kw_only=True):
