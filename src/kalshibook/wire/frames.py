@@ -319,7 +319,7 @@ def _read_description(frame: MarketFrame, path: str) -> MarketDescription:
 
 
 def market_frame(market: MarketDescription) -> bytes:
-    """Return the frame of what is known of a market; its times are whole seconds, as the exchange has them."""
+    """Return the frame of what is known of a market; times in it are whole seconds."""
     ranges = market.price_ranges
     message = MarketMessage(
         market.ticker,
