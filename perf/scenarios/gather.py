@@ -159,15 +159,22 @@ def _latency(context: Context) -> dict[str, Any]:
 def _listen(url: str, tickers: list[str], seconds: float) -> Counter[int]:
     """Return how often a delta took so many milliseconds from the exchange's clock to here."""
     delays: Counter[int] = Counter()
-    command = {"id": 1, "cmd": "subscribe", "params": {"channels": ["orderbook_delta"]}}
-    command["params"]["market_tickers"] = tickers  # type: ignore[index]
+    params = {"channels": ["orderbook_delta"], "market_tickers": tickers}
+    command = json.dumps({"id": 1, "cmd": "subscribe", "params": params})
     with connect(url, max_queue=None, max_size=None) as socket:
-        socket.send(json.dumps(command))
+        socket.send(command)
         begin = time.monotonic() + 0.5  # after the snapshots
         end = begin + seconds
         while (now := time.monotonic()) < end:
-            frame = json.loads(socket.recv(timeout=_WAIT_S))
-            if frame["type"] == "orderbook_delta" and now > begin:
+            try:
+                frame = json.loads(socket.recv(timeout=1))
+            except TimeoutError:
+                continue
+            if frame["type"] == "error":
+                # The reader fell behind, as on a machine with too much to do: its clients begin anew.
+                time.sleep(0.5)
+                socket.send(command)
+            elif frame["type"] == "orderbook_delta" and now > begin:
                 delays[round(time.time() * 1_000 - frame["msg"]["ts_ms"])] += 1
     return delays
 
@@ -202,7 +209,7 @@ def _socket_campaign(context: Context) -> dict[str, Any]:
 
 
 def _campaign(context: Context) -> tuple[Findings, float]:
-    messages, faults = (100_000, 50) if context.quick else (10_000_000, 1_000)
+    messages, faults = (1_000_000, 100) if context.quick else (10_000_000, 1_000)
     start = time.perf_counter()
     campaign = Campaign(messages=messages, faults=faults, seed=context.seed)
     found = campaign.run(lambda done: context.step(f"gather: campaign of {messages:,} messages", done))

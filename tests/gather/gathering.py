@@ -15,7 +15,7 @@ from kalshibook.store import BookStore
 
 __all__ = ["TOPICS", "gatherer_of", "gathering", "kafka_of", "same_books", "store_of", "until"]
 
-TIMEOUT_S: Final = 30
+TIMEOUT_S: Final = 90
 TOPICS: Final = {"market-data-all": 3, "market-data-gaps": 1}
 
 EXCHANGE: Final[dict[str, Any]] = {

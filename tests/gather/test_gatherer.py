@@ -437,6 +437,7 @@ async def test_a_slow_kafka_is_waited_for_and_what_it_costs_is_healed() -> None:
     assert 0 == gatherer.failed_records
 
 
+@pytest.mark.timeout(600)
 async def test_nothing_is_lost_over_many_stops() -> None:
     """A hundred starts and stops: every record is delivered, and the books at the end are the truth."""
     with EmbeddedBroker(TOPICS) as broker:

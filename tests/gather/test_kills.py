@@ -42,6 +42,7 @@ def process(exchange: SimulatedExchange, broker: EmbeddedBroker, folder: Path) -
     )
 
 
+@pytest.mark.timeout(300)
 async def test_killed_at_random_points_the_books_are_those_of_a_run_that_never_stopped(
     tmp_path: Path,
 ) -> None:

@@ -43,6 +43,7 @@ class Downtime:
             self._seen = now
 
 
+@pytest.mark.timeout(300)
 async def test_one_of_three_is_killed_and_the_others_carry_on(tmp_path: Path) -> None:
     """The books equal the truth after every fault, and after the death of the one that most followed."""
     source = random.Random(4)
@@ -77,7 +78,7 @@ async def test_one_of_three_is_killed_and_the_others_carry_on(tmp_path: Path) ->
                     assert store.statistics().incidents["source_changed"] >= followed["g1"]
                     nursery.cancel_scope.cancel()
                 tell(down, second, third)
-                assert max(down.seconds.values()) < 20
+                assert max(down.seconds.values()) < 60
             finally:
                 first.kill()
                 await trio.to_thread.run_sync(first.wait)
