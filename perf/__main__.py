@@ -4,6 +4,8 @@ import argparse
 import importlib
 import sys
 import time
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -12,6 +14,7 @@ import msgspec
 
 from perf.context import Context
 from perf.machine import machine_facts
+from perf.profiling import ProfileUnavailable, recorded, top_functions
 from perf.progress import shown_progress
 from perf.report import write_report
 from perf.result import ScenarioResult
@@ -59,7 +62,10 @@ def main() -> int:
     with shown_progress(names) as show:
         context = Context(quick=arguments.quick, soak=arguments.soak, results=folder, show=show)
         for name in names:
-            results.append(_run(name, context, profile=arguments.profile))
+            try:
+                results.append(_run(name, context, profile=arguments.profile))
+            except ProfileUnavailable as missing:
+                parser.exit(1, f"--profile: {missing}\n")
             # After each: a run that is broken off leaves what it has found.
             write_report(folder, results, facts, quick=arguments.quick)
     print((folder / "report.md").read_text())
@@ -71,14 +77,30 @@ def _run(name: str, context: Context, *, profile: bool) -> ScenarioResult:
     module = importlib.import_module(f"perf.scenarios.{name.replace('-', '_')}")
     context.step(name)
     started = time.perf_counter()
-    if profile:
-        from perf.profiling import recorded  # noqa: PLC0415 - py-spy is needed for this only
+    with recorded(context.results / f"{name}.svg") if profile else nullcontext():
+        result: ScenarioResult = module.run(context)
+    result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
+    if context.quick or all(goal.met for goal in result.goals):
+        return result
+    return _explained(result, module.run, context)
 
-        with recorded(context.results / f"{name}.svg"):
-            result: ScenarioResult = module.run(context)
-    else:
-        result = module.run(context)
-    return msgspec.structs.replace(result, seconds=time.perf_counter() - started)
+
+def _explained(
+    result: ScenarioResult, run: Callable[[Context], ScenarioResult], context: Context
+) -> ScenarioResult:
+    """Add what a profile of a short run shows: a goal that is missed is told with where the time goes."""
+    target = context.results / f"{result.name}.stacks.txt"
+    context.step(f"{result.name}: a short run with a profile, because a goal is missed")
+    try:
+        with recorded(target):
+            run(context.shortened())
+    except ProfileUnavailable as missing:
+        note = f"A goal is missed, and no profile can show why: {missing}"
+        return msgspec.structs.replace(result, notes=(*result.notes, note))
+    note = f"All stacks of the profile are in {target.name}; speedscope.app draws them."
+    return msgspec.structs.replace(
+        result, tables=(*result.tables, top_functions(target)), notes=(*result.notes, note)
+    )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class Context:
         """Real recordings beside the checkout, or None: then frames are made up, and the report says so."""
         self._show = show
 
+    def shortened(self) -> "Context":
+        """Return the same for a quick run, whose steps are not told."""
+        return Context(quick=True, soak=False, results=self.results, show=lambda _text, _done: None)
+
     def step(self, text: str, done: float | None = None) -> None:
         """Tell what happens now; `done` is a share, 0 to 1, when it is known."""
         self._show(text, done)
