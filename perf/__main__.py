@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -79,7 +80,10 @@ def _run(name: str, context: Context, *, profile: bool) -> ScenarioResult:
     started = time.perf_counter()
     with recorded(context.results / f"{name}.svg") if profile else nullcontext():
         result: ScenarioResult = module.run(context)
-    result = msgspec.structs.replace(result, seconds=time.perf_counter() - started)
+    load = f"load average of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    result = msgspec.structs.replace(
+        result, seconds=time.perf_counter() - started, conditions=(*result.conditions, load)
+    )
     if context.quick or all(goal.met for goal in result.goals):
         return result
     return _explained(result, module.run, context)
