@@ -4,7 +4,9 @@ import tracemalloc
 
 import pytest
 
+from kalshibook.store import Change
 from kalshibook.stream.hub import HubFull
+from kalshibook.stream.publish import Publisher
 from tests.store.builders import lifecycle, trade
 from tests.stream.stage import T40, T45, Stage, held_books
 
@@ -21,6 +23,28 @@ def test_connection_limit() -> None:
     assert (2, 1) == (stage.hub.statistics().clients, stage.hub.statistics().refused)
     stage.hub.disconnect(first.client)
     stage.connect()
+
+
+def test_without_clients_nothing_is_handed_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that serves nobody looks at no change, but remembers whether the store is behind."""
+    stage = Stage()
+    handed: list[Change] = []
+    monkeypatch.setattr(Publisher, "change", lambda _self, change, _now_us: handed.append(change))
+    with stage.store.writer() as writer:
+        writer.set_ready(False)
+    stage.script.snapshot({4_000: 100}, {})
+    stage.deliver()
+    behind = stage.hub.is_behind
+    with stage.store.writer() as writer:
+        writer.set_ready(True)
+    stage.deliver()
+    assert (True, False, []) == (behind, stage.hub.is_behind, handed)
+
+    stage.connect()
+    stage.script.delta("yes", 4_000, 100)
+    stage.deliver()
+
+    assert 1 == len(handed)
 
 
 def test_statistics() -> None:

@@ -117,6 +117,12 @@ class Hub:
             now_us: the time, microseconds since the epoch.
         """
         publisher, shared = self._publisher, self._shared
+        if not self._clients:
+            # Nobody to hand anything to, often while a store is filled at a start.
+            told = [notice for notice in batch.changes if type(notice) is Readiness]
+            if told:
+                self.is_behind = told[-1].behind is not None
+            return
         if batch.lost:
             publisher.lost()
             self._end_doomed()

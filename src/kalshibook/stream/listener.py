@@ -173,7 +173,7 @@ class StreamServer:
             for batch in (first, *changes.take_waiting()):
                 await self._route(batch)
             await self._rounds.write()
-            if self._hub.is_behind and not self._store.ready:
+            if self._hub.is_behind and self._hub.clients and not self._store.ready:
                 pause_s = await self._deliver_folded(changes, pause_s)
             elif self._options.gather_ms:
                 await changes.gather(self._options.gather_ms / 1_000)
