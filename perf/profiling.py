@@ -20,7 +20,7 @@ _ROWS: Final = 16
 _STARTING: Final = "importlib"
 _PROCESS: Final = re.compile(r'process \d+:"')
 _THREAD: Final = re.compile(r"thread \(\d+\): ")
-_MEASURED: Final = re.compile(r"-m perf\.clients\.(server|markets|applier)\b")
+_MEASURED: Final = tuple(f"-m perf.clients.{name} " for name in ("server", "markets", "applier"))
 _PLACE: Final = re.compile(r"^(?P<name>.*) \((?P<file>.*?)(?::\d+)?\)$")
 
 
@@ -66,18 +66,18 @@ def top_functions(stacks: Path) -> Table:
     """
     Return where the measured process spends its time, from stacks that `recorded` wrote.
 
-    That is the server where a scenario has one, else the process that is no mere client.
+    That is the server where a scenario has one, else the worker that holds a store, else this process.
     """
     own: Counter[tuple[str, str]] = Counter()
     whole: Counter[tuple[str, str]] = Counter()
     total = 0
     lines = [line.rpartition(" ") for line in stacks.read_text(errors="replace").splitlines()]
-    has_worker = any(_MEASURED.search(stack) for stack, _, _ in lines)
+    worker = next((name for name in _MEASURED if any(name in stack for stack, _, _ in lines)), None)
     for stack, _, seen in lines:
         frames = stack.split(";")
         processes = [frame for frame in frames if _PROCESS.match(frame)]
         # A process of its own has its parent before it, whose own stacks have no second one.
-        if not (_MEASURED.search(processes[-1]) if has_worker else len(processes) == 1):
+        if not (worker in processes[-1] if worker else len(processes) == 1):
             continue
         thread, functions = _parted(frames)
         if not functions or _STARTING in stack:
