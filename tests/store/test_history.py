@@ -1,3 +1,5 @@
+from array import array
+
 import pytest
 from hypothesis import given, strategies as st
 
@@ -8,7 +10,7 @@ from kalshibook.store.nested import NestedVector
 
 
 def version(number: int, applied_us: int) -> StoreVersion:
-    return StoreVersion(number, NestedVector.empty(), (), applied_us, None, ConditionCounts())
+    return StoreVersion(number, NestedVector.empty(), array("q"), applied_us, None, ConditionCounts())
 
 
 @given(st.lists(st.integers(0, 400_000), max_size=60), st.integers(0, 5_000_000))
