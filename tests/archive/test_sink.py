@@ -23,6 +23,7 @@ from kalshibook.gather.records import Received, Sink, SinkCounts
 from kalshibook.settings import Argument, load_settings
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
+from kalshibook.wire import decode_frame
 from tests.archive.entries import START_US, count, deltas, query
 from tests.archive.test_consumer import Running, delta
 from tests.archive.test_writer import wait_for
@@ -69,6 +70,30 @@ def test_frames_become_rows(new_dsn: Callable[[], str], tmp_path: Path) -> None:
     assert 200 == count(dsn, "orderbook_deltas")
     assert [("gatherer-1/c1", b'{"type":"orderbook_delta","msg":{}}')] == [
         (place, bytes(payload)) for place, payload in query(dsn, "SELECT place, payload FROM dead_letters")
+    ]
+
+
+def test_no_frame_ends_the_writing(
+    new_dsn: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame that meets a fault of ours is kept with its bytes, and the next ones are stored."""
+    dsn = new_dsn()
+
+    def faulty(frame: bytes) -> object:
+        if b'"seq":2,' in frame:
+            raise KeyError("a fault")
+        return decode_frame(frame)
+
+    monkeypatch.setattr("kalshibook.archive.sink.decode_frame", faulty)
+    sink = ArchiveSink(options(dsn, tmp_path), "gatherer-1", SinkCounts)
+    sink.start()
+    for number in range(1, 4):
+        sink.offer(received(number))
+    assert sink.stop()
+
+    assert Counts(3, 2, 0, 1) == sink.statistics().rows
+    assert [("KeyError: 'a fault'", delta(2))] == [
+        (reason, bytes(payload)) for reason, payload in query(dsn, "SELECT reason, payload FROM dead_letters")
     ]
 
 

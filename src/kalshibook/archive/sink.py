@@ -1,9 +1,8 @@
 """The archive as a sink of a gatherer: frames go from its sockets into its own database, in one process."""
 
+import logging
 from collections.abc import Callable
 from typing import Final, Generic, Protocol, TypeVar, final
-
-import msgspec
 
 from kalshibook.archive.database import connect
 from kalshibook.archive.entries import Entry
@@ -16,6 +15,8 @@ from kalshibook.wire import decode_frame, read_frame
 from kalshibook.wire.gaps import GapRecord, encode_gap
 
 __all__ = ["ArchiveSink", "ReceivedFrame"]
+
+_log = logging.getLogger(__name__)
 
 Counts_ = TypeVar("Counts_")
 
@@ -126,7 +127,9 @@ class ArchiveSink(Generic[Counts_]):
             rows = rows_of_event(event, identity)
         except WireError as error:
             return Entry(place, item.frame, refused=str(error))
-        except (msgspec.MsgspecError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - see below
+            # Whatever a frame contains, it must not end the writing of all others.
+            _log.exception("a frame of %s", place)
             return Entry(place, item.frame, refused=f"{type(error).__name__}: {error}")
         return Entry(place, item.frame, rows) if rows else None
 

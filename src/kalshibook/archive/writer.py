@@ -250,13 +250,22 @@ class ArchiveWriter:
             # and meanwhile the sockets go on.
             if self._down is None:
                 _log.warning("the archive's database takes nothing, spilling to disk: %s", error)
-                self._pause_s = _FIRST_PAUSE_S
-            self._down = str(error)
-            self._try_at_s = self._clock_s() + self._pause_s
-            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
+            self._hold_off(str(error))
+            return False
+        except Exception as error:  # noqa: BLE001 - see below
+            # A fault of this program: shown whole, and no reason to lose what comes.
+            _log.exception("the archive's writer")
+            self._hold_off(f"{type(error).__name__}: {error}")
             return False
         if self._down is not None:
             self._down = None
             _log.info("the archive's database is back")
         self._rows += counts
         return True
+
+    def _hold_off(self, reason: str) -> None:
+        if self._down is None:
+            self._pause_s = _FIRST_PAUSE_S
+        self._down = reason
+        self._try_at_s = self._clock_s() + self._pause_s
+        self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
