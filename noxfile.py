@@ -84,7 +84,8 @@ def demo(session: nox.Session) -> None:
 def databases(session: nox.Session) -> None:
     """Run the archive's tests on a PostgreSQL and a TimescaleDB, which `.ci/databases` installs."""
     session.install("-e", ".[dev]")
-    session.run("pytest", "tests/archive", "tests/cli/test_archive.py", *session.posargs)
+    commands = ("tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
+    session.run("pytest", "tests/archive", *commands, *session.posargs)
 
 
 @nox.session

@@ -24,6 +24,8 @@ from tests.archive.conftest import unavailable
 from tests.archive.gathered import NOW_US, Stage, change, delta, everything
 from tests.archive.object_store import ObjectStore, why_no_object_store
 
+pytestmark = pytest.mark.postgres
+
 LATER_US = NOW_US + 10**10
 
 

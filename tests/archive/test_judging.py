@@ -25,6 +25,8 @@ from kalshibook.simulator.thread import ThreadedExchange, exchange_in_thread
 from kalshibook.wire import GapRecord, Trade
 from tests.archive.gathered import NOW_US, Stage, change, delta, everything, store_gaps, trade
 
+pytestmark = pytest.mark.postgres
+
 SECOND_US = 1_000_000
 LATER_US = NOW_US + 10_000 * SECOND_US
 

@@ -274,6 +274,7 @@ def test_production_holds_what_happened(new_archive: MakeArchive) -> None:
     assert scenario.happened() == found
 
 
+@pytest.mark.postgres
 def test_what_is_no_archive_is_refused(new_database: Callable[[], str], tmp_path: Path) -> None:
     """An empty database and an empty folder are named as such; a market nobody knows is awaited."""
     with pytest.raises(ArchiveError, match="holds no archive"):
