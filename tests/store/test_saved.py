@@ -305,3 +305,12 @@ def test_what_changed_since_an_older_cut(steps: list[tuple[int, bool]]) -> None:
             if is_cut:
                 cut, expected = store.cut(), {}
     assert expected == {book.ticker: book for book in store.cut().changed_since(cut)}
+
+
+def test_no_fact_is_forgotten() -> None:
+    """Another field of a book, a market, an origin or the stamps must be saved too."""
+    saved = set(SavedBook.__struct_fields__)
+    assert {"number"} == set(Market.__struct_fields__) - saved
+    assert set() == set(Origin.__struct_fields__) - saved
+    assert {"market", "origin", "stamps"} == set(Book.__struct_fields__) - saved
+    assert (6, 7) == (len(Stamps.__struct_fields__), len(Activity.__struct_fields__))
