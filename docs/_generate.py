@@ -8,8 +8,8 @@ import click
 import msgspec
 from sphinx.pycode import ModuleAnalyzer
 
-from kalshibook.cli.main import COMMANDS, app
 from kalshibook.archive import dedup_metrics
+from kalshibook.cli.main import COMMANDS, app
 from kalshibook.gather import metrics as gather_metrics
 from kalshibook.http import metrics
 from kalshibook.settings import PREFIX, Settings
