@@ -12,6 +12,7 @@ from kalshibook.gather.options import GatherOptions
 from kalshibook.simulator.ledger import FaultKind
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
+from kalshibook.simulator.session import Session as ExchangeSession
 from tests.gather.gathering import (
     EXCHANGE,
     TOPICS,
@@ -146,30 +147,35 @@ async def test_a_connection_with_7500_markets_is_filled_again_by_eight_commands(
     wide = {"markets": 20, "quiet_markets": 7_480}
     one = {"book_connections": 1, "trade_connections": 0, "lifecycle_connections": 0, "audit": False}
     async with gathering(wide, **one) as (exchange, _, gatherer):
-        heard: list[tuple[str, list[str]]] = []
+        heard = overheard(exchange)
         exchange.inject(FaultKind.CUT, channel="orderbook_delta")
-        await until(lambda: bool(exchange.venue.sessions) and listen(exchange, heard))
+        await until(lambda: gatherer.incidents.counts()["disconnected"] == 1)
         await until(lambda: gatherer.health().pool.by_state == {"live": 7_500}, 60)
         assert ["subscribe", *["add_markets"] * 7] == [name for name, _ in heard]
         assert [1_000] * 7 + [500] == [len(tickers) for _, tickers in heard]
         assert list(gatherer.pool.placement.on(0)) == [ticker for _, tickers in heard for ticker in tickers]
 
 
-def listen(exchange: SimulatedExchange, heard: list[tuple[str, list[str]]]) -> bool:
-    """Write down what a session that has not been told anything yet is told; tell whether there is one."""
-    (session,) = exchange.venue.sessions.values()
-    if session.subscriptions:
-        return False
-    receive = session.receive
+def overheard(exchange: SimulatedExchange) -> list[tuple[str, list[str]]]:
+    """Return a list that fills with the commands of sessions that begin from now on: name and markets."""
+    heard: list[tuple[str, list[str]]] = []
+    connect = exchange.venue.connect
 
-    def overheard(message: str | bytes) -> None:
-        command = msgspec.json.decode(message)
-        params = command["params"]
-        heard.append((params.get("action", command["cmd"]), params["market_tickers"]))
-        receive(message)
+    def tapped(**caller: str) -> ExchangeSession:
+        session = connect(**caller)
+        receive = session.receive
 
-    session.receive = overheard  # type: ignore[method-assign]  # the exchange's side, as a tap
-    return True
+        def hear(message: str | bytes) -> None:
+            command = msgspec.json.decode(message)
+            params = command["params"]
+            heard.append((params.get("action", command["cmd"]), params["market_tickers"]))
+            receive(message)
+
+        session.receive = hear  # type: ignore[method-assign]  # a tap on the exchange's side
+        return session
+
+    exchange.venue.connect = tapped  # type: ignore[method-assign]  # likewise
+    return heard
 
 
 async def test_new_and_removed_markets() -> None:
