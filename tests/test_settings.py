@@ -62,7 +62,8 @@ def _other_value(kind: msgspec.inspect.Type, default: object) -> Any:
     if isinstance(kind, msgspec.inspect.StrType):
         return "something-else"
     if isinstance(kind, msgspec.inspect.DictType):
-        return {"0" if isinstance(kind.key_type, msgspec.inspect.IntType) else "some.key": 7}
+        key = "0" if isinstance(kind.key_type, msgspec.inspect.IntType) else "some.key"
+        return {key: "something-else" if isinstance(kind.value_type, msgspec.inspect.StrType) else 7}
     assert isinstance(
         kind, msgspec.inspect.ListType | msgspec.inspect.VarTupleType | msgspec.inspect.FrozenSetType
     )
