@@ -74,6 +74,8 @@ class ObjectStore:
             *("server", f"-dir={self._folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"),
             *(f"-s3.port={s3}", f"-s3.config={config}", f"-master.port={master}", f"-volume.port={volume}"),
             *(f"-filer.port={filer}", f"-metricsPort={metrics}", "-volume.max=20"),
+            # They have fixed ports, on which another instance may listen.
+            *("-s3.port.iceberg=0", "-s3.port.lance=0"),
             *(f"-master.port.grpc={_free_ports(1)[0]}", f"-volume.port.grpc={_free_ports(1)[0]}"),
             *(f"-filer.port.grpc={_free_ports(1)[0]}", f"-s3.port.grpc={_free_ports(1)[0]}"),
         ]
