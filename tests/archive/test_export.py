@@ -267,7 +267,7 @@ def test_two_exporters_do_not_share_a_database(merged: Stage, tmp_path: Path) ->
 
     def second(_: str) -> None:
         with pytest.raises(ArchiveError, match="another process exports"):
-            export(merged, target)
+            export(merged, target, patience_s=0.1)
         raise Crash
 
     with pytest.raises(Crash):

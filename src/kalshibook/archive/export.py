@@ -80,6 +80,8 @@ class Exporter:
         target: where to.
         batch_rows: most rows of a batch; they are held in memory.
         settle_s: how old, by receipt, a row must be; sources that lag have seen it too by then.
+        patience_s: how long to wait for another exporter's end; the server may notice that of a killed
+            one a moment later.
         on_step: called at each point at which a crash is worth a test.
     """
 
@@ -90,12 +92,14 @@ class Exporter:
         *,
         batch_rows: int = 500_000,
         settle_s: float = 60.0,
+        patience_s: float = 10.0,
         on_step: Callable[[str], None] = lambda _: None,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         self._production = production
         self._target = target
         self._batch_rows = batch_rows
+        self._patience_s = patience_s
         self._settle_us = int(settle_s * 1_000_000)
         self._step = on_step
         self._clock_us = clock_us
@@ -109,7 +113,7 @@ class Exporter:
         """
         done: list[Manifest] = []
         with psycopg.connect(self._production, autocommit=True) as connection:
-            _claim(connection)
+            _claim(connection, self._patience_s)
             for layout in LAYOUTS.values():
                 while (manifest := self._batch(connection, layout)) is not None:
                     done.append(manifest)
@@ -263,15 +267,18 @@ _LOOKUPS: Final = {
 }
 
 
-def _claim(connection: Connection) -> None:
+def _claim(connection: Connection, patience_s: float) -> None:
     found = connection.execute("SELECT to_regclass('exports') IS NOT NULL").fetchone()
     if found is None or not found[0]:
         raise ArchiveError(
             "the database is no production archive; `kalshibook archive migrate --production` makes one"
         )
-    found = connection.execute("SELECT pg_try_advisory_lock(%s)", [EXPORT_LOCK]).fetchone()
-    if found is None or not found[0]:
-        raise ArchiveError("another process exports this database")
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = {max(1, int(patience_s * 1_000))}")
+            connection.execute("SELECT pg_advisory_lock(%s)", [EXPORT_LOCK])
+    except psycopg.errors.LockNotAvailable:
+        raise ArchiveError("another process exports this database") from None
 
 
 def _encode(manifest: Manifest) -> bytes:
