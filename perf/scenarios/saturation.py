@@ -49,7 +49,7 @@ def run(context: Context) -> ScenarioResult:
             Measurement("the same", alone_us, "µs CPU/update"),
             Measurement("feed thread", feed_us, "µs CPU/update"),
             Measurement("feed thread and Trio thread", server_us, "µs CPU/update"),
-            Measurement("drained, by the clock", rate / alone, "x apply alone", "also what others do here"),
+            Measurement("drained, by CPU time", alone_us / server_us, "x apply alone", "feed and Trio"),
             Measurement("Trio thread meanwhile", found["trio_cpu"] / found["seconds"], "cores"),
         ),
         tables=(
@@ -61,11 +61,13 @@ def run(context: Context) -> ScenarioResult:
         ),
         goals=(
             Goal(
-                text="drained at ≥ 60 % of the rate of decode and apply alone, by CPU time",
-                value=alone_us / server_us,
+                text="drained at ≥ 60 % of the rate of decode and apply alone",
+                value=rate / alone,
                 limit=0.6,
                 at_most=False,
-                reason="the feed also takes records out of Kafka and tells readers, and the server serves",
+                reason="the feed also takes records out of Kafka and tells readers, the server serves, and"
+                " broker and clients use the machine too; by CPU time of the server's threads it is"
+                f" {alone_us / server_us:.2f}",
             ),
             Goal(
                 text=f"REST p99 of one top meanwhile ≤ {_LIMIT_MS:g} ms",
