@@ -1,9 +1,10 @@
 """`kalshibook archive`: what the gatherers saw, kept for good."""
 
-import importlib
 from typing import Final
 
 import click
+
+from kalshibook.cli.lazy import LazyGroup
 
 __all__ = ["ARCHIVE_COMMANDS", "ArchiveGroup", "archive"]
 
@@ -26,33 +27,11 @@ ARCHIVE_COMMANDS: Final = {
 """Name, where it is, and its line of help."""
 
 
-class ArchiveGroup(click.Group):
-    """A group that imports a subcommand when it is called: not all need what one of them needs."""
+class ArchiveGroup(LazyGroup):
+    """What the archive can do."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names in the order of use."""
-        return list(ARCHIVE_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import a subcommand, or say which extra it needs."""
-        if cmd_name not in ARCHIVE_COMMANDS:
-            return None
-        module, _, name = ARCHIVE_COMMANDS[cmd_name][0].partition(":")
-        try:
-            command: click.Command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("kalshibook"):
-                raise
-            raise click.ClickException(
-                f"archive {cmd_name} needs {error.name}, which is not installed;"
-                " pip install 'kalshibook-live[archive,cli]', or '.[archive,cli]' in a checkout"
-            ) from None
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """List the subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in ARCHIVE_COMMANDS.items()])
+    lazy_commands = ARCHIVE_COMMANDS
+    extra = "archive,cli"
 
 
 @click.group(cls=ArchiveGroup)

@@ -1,7 +1,6 @@
 """`kalshibook archive dedup`: the gatherers' databases into production."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,10 +15,11 @@ from kalshibook.archive.dedup_metrics import DedupCollector, registry_of
 from kalshibook.archive.exchange import Exchange
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import Flag, with_settings
+from kalshibook.cli.signals import set_by_signals
 from kalshibook.errors import SettingsError
 from kalshibook.settings import Loaded, Settings
 
-__all__ = ["dedup", "production_of", "stop_on_signals"]
+__all__ = ["dedup", "production_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def dedup(loaded: Loaded, *, once: bool) -> None:
     production = production_of(settings)
     options = settings.dedup
     with (
-        stop_on_signals() as stop,
+        set_by_signals() as stop,
         Deduplicator(
             options.source_dsns, production, batch_rows=options.batch_rows, retry_s=options.retry_s
         ) as deduplicator,
@@ -78,23 +78,6 @@ def production_of(settings: Settings) -> str:
     if not settings.archive.dsn:
         raise SettingsError("archive.dsn is empty; it names the production database here")
     return settings.archive.dsn
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM; a second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _exchange(settings: Settings) -> Callable[[], Exchange]:

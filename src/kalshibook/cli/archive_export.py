@@ -6,9 +6,10 @@ import click
 
 from kalshibook.archive.export import Exporter, check
 from kalshibook.archive.targets import Target, open_target
-from kalshibook.cli.archive_dedup import production_of, stop_on_signals
+from kalshibook.cli.archive_dedup import production_of
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import Flag, with_settings
+from kalshibook.cli.signals import set_by_signals
 from kalshibook.errors import SettingsError
 from kalshibook.settings import Loaded
 
@@ -37,7 +38,7 @@ def export(loaded: Loaded) -> None:
         batch_rows=options.batch_rows,
         settle_s=options.settle_s,
     )
-    with stop_on_signals() as stop:
+    with set_by_signals() as stop:
         while not stop.is_set():
             for manifest in exporter.run():
                 click.echo(

@@ -1,8 +1,5 @@
 """`kalshibook archive write`: a Kafka topic into a database."""
 
-import signal
-from typing import Any
-
 import click
 
 from kalshibook.archive.consumer import KafkaArchiver
@@ -12,6 +9,7 @@ from kalshibook.archive.upkeep import apply_settings, keep_house, status_of
 from kalshibook.cli.archive_tables import DSN_FLAG, opened
 from kalshibook.cli.logs import configure_logs
 from kalshibook.cli.options import BROKER_FLAGS, Flag, with_settings
+from kalshibook.cli.signals import set_by_signals
 from kalshibook.errors import ArchiveError
 from kalshibook.settings import Loaded
 
@@ -39,15 +37,8 @@ def write(loaded: Loaded) -> None:
         apply_settings(connection, settings.archive, "local")
         keep_house(connection)
     archiver = KafkaArchiver(settings.kafka, settings.archive, upkeep=lambda: _upkeep(settings.archive))
-
-    def stop(number: int, _: Any) -> None:
-        # The second ends the process at once.
-        signal.signal(number, signal.SIG_DFL)
-        archiver.stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    archiver.run()
+    with set_by_signals(archiver.stopping):
+        archiver.run()
     rows = archiver.statistics().rows
     click.echo(
         f"{rows.stored} rows stored, {rows.duplicates} duplicates, {rows.dead_letters} dead letters", err=True

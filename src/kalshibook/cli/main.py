@@ -1,7 +1,6 @@
 """The entry point: finds the subcommand, and turns what went wrong into one line."""
 
 import errno
-import importlib
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -11,6 +10,8 @@ from kalshibook.errors import KalshiBookError
 
 try:
     import click
+
+    from kalshibook.cli.lazy import LazyGroup
 except ModuleNotFoundError:  # the core comes without a command line, but its script is installed
     sys.exit(
         "kalshibook: the command line is not installed;"
@@ -37,11 +38,13 @@ COMMANDS: Final = {
     "watch": ("kalshibook.cli.watch:watch", "Follow the best prices as they change."),
     "settings": ("kalshibook.cli.settings:settings", "Print every setting and where it comes from."),
 }
-"""Name, where it is, and its line of help: so that `top` does not pay for importing the server."""
+"""Name, where it is, and its line of help."""
 
 
-class Application(click.Group):
-    """A group that imports a subcommand when it is called."""
+class Application(LazyGroup):
+    """All commands; what went wrong becomes one line and an exit code."""
+
+    lazy_commands = COMMANDS
 
     def main(self, *arguments: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run, print a failure as one line and end the process: 0, 1 for a failure, 2 for a wrong command."""
@@ -59,31 +62,6 @@ class Application(click.Group):
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the names in the order of use."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
-        """Import a subcommand, or say which extra it needs."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        try:
-            command: click.Command = getattr(importlib.import_module(module), name)
-        except ModuleNotFoundError as error:
-            if (error.name or "").startswith("kalshibook"):
-                raise
-            raise click.ClickException(
-                f"{cmd_name} needs {error.name}, which is not installed;"
-                " pip install 'kalshibook-live[cli]', or '.[cli]' in a checkout"
-            ) from None
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
-        """List the subcommands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand; whatever the user can do something about becomes one line."""

@@ -1,11 +1,8 @@
 """`kalshibook replay`: recordings, or a stretch of an archive, into Kafka."""
 
 import gzip
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +14,7 @@ from kalshibook.cli.main import INTERRUPTED
 from kalshibook.cli.moments import MOMENT
 from kalshibook.cli.options import BROKER_FLAGS, with_settings
 from kalshibook.cli.progress import progress_bar, shown
+from kalshibook.cli.signals import set_by_signals
 from kalshibook.feeds.pacing import parse_speed
 from kalshibook.feeds.player import play
 from kalshibook.feeds.publisher import Publisher
@@ -78,7 +76,7 @@ def replay(
     publisher = Publisher(kafka.bootstrap_servers, source=source, topic=kafka.topic, settings=kafka.extra)
     publisher.check(_PATIENCE_S)
     began = time.monotonic()
-    with _set_by_signals() as stop, publisher, progress_bar("frames") as progress:
+    with set_by_signals() as stop, publisher, progress_bar("frames") as progress:
         click.echo(f"playing {path} into {kafka.topic} at {kafka.bootstrap_servers}, Ctrl-C ends")
         report = play(
             _Shown(frames, progress),
@@ -103,23 +101,6 @@ def replay(
         )
     if not report.complete:
         raise click.exceptions.Exit(INTERRUPTED)
-
-
-@contextmanager
-def _set_by_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGINT or SIGTERM; a second one ends the process at once."""
-    stop = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 class _Shown:
