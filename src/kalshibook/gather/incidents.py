@@ -1,20 +1,18 @@
 """What went wrong while gathering, findable afterwards: a bounded log, and counts that never forget."""
 
-import itertools
 import logging
 import time
-from collections import Counter, deque
 from collections.abc import Callable
 from enum import StrEnum
 from typing import final
 
 import msgspec
 
+from kalshibook.store.incidents import BoundedLog, placed
+
 __all__ = ["GatherIncident", "GatherIncidentKind", "GatherIncidents"]
 
 _log = logging.getLogger(__name__)
-
-_LOGGED_SINGLY = 100
 
 
 class GatherIncidentKind(StrEnum):
@@ -89,9 +87,9 @@ _INFORMING = frozenset(
 
 
 @final
-class GatherIncidents:
+class GatherIncidents(BoundedLog[GatherIncidentKind, GatherIncident]):
     """
-    The newest incidents and the counts of all; any thread may record and read.
+    What happened while gathering; see `BoundedLog`.
 
     Args:
         capacity: how many incidents are kept.
@@ -101,10 +99,8 @@ class GatherIncidents:
     def __init__(
         self, capacity: int = 10_000, *, clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000
     ) -> None:
+        super().__init__(GatherIncidentKind, capacity, _log)
         self._clock_us = clock_us
-        self._kept: deque[GatherIncident] = deque(maxlen=capacity)
-        self._counts: Counter[GatherIncidentKind] = Counter()
-        self._ids = itertools.count(1)
 
     def record(
         self,
@@ -115,34 +111,6 @@ class GatherIncidents:
         ticker: str | None = None,
     ) -> None:
         """Keep, count and log an incident."""
-        incident = GatherIncident(next(self._ids), kind, self._clock_us(), connection, ticker, detail)
-        self._kept.append(incident)
-        count = self._counts[kind] = self._counts[kind] + 1
-        # A flood must not fill the disk: past the first hundred of a kind a line appears each time
-        # their number doubles.
-        if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
-            level = logging.INFO if kind in _INFORMING else logging.WARNING
-            _log.log(level, "%s #%d: %s%s", kind, count, detail, _place(incident))
-
-    def recent(self, limit: int = 100, *, before: int | None = None) -> list[GatherIncident]:
-        """
-        Return incidents, newest first.
-
-        Args:
-            limit: how many at most.
-            before: only those with a smaller id, to page on.
-        """
-        kept = list(self._kept)
-        if before is not None:
-            kept = [incident for incident in kept if incident.id < before]
-        return kept[: -limit - 1 : -1] if limit > 0 else []
-
-    def counts(self) -> dict[str, int]:
-        """Return how often each kind happened since the start, also of incidents no longer kept."""
-        return {kind.value: self._counts[kind] for kind in GatherIncidentKind}
-
-
-def _place(incident: GatherIncident) -> str:
-    places = (("connection", incident.connection), ("market", incident.ticker))
-    known = [f"{name} {value}" for name, value in places if value is not None]
-    return f" ({', '.join(known)})" if known else ""
+        incident = GatherIncident(self._next_id(), kind, self._clock_us(), connection, ticker, detail)
+        text = f"{detail}{placed(connection=connection, market=ticker)}"
+        self._keep(incident, kind, text, logging.INFO if kind in _INFORMING else logging.WARNING)

@@ -5,10 +5,11 @@ import logging
 import time
 from collections import Counter, deque
 from enum import StrEnum
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["Incident", "IncidentKind", "IncidentLog"]
+__all__ = ["BoundedLog", "Incident", "IncidentKind", "IncidentLog", "placed"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,18 +66,71 @@ class Incident(msgspec.Struct, frozen=True, gc=False):
     """What was found, for people."""
 
 
-class IncidentLog:
+class _Kept(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Kind = TypeVar("Kind", bound=StrEnum)
+Entry = TypeVar("Entry", bound=_Kept)
+
+
+class BoundedLog(Generic[Kind, Entry]):
     """
-    The newest incidents and the counts of all; any thread may record and read.
+    The newest entries and the counts of all; any thread may keep and read.
+
+    Args:
+        kinds: what can happen.
+        capacity: how many entries are kept.
+        logger: where lines go.
+    """
+
+    def __init__(self, kinds: type[Kind], capacity: int, logger: logging.Logger) -> None:
+        self._kinds = kinds
+        self._logger = logger
+        self._kept: deque[Entry] = deque(maxlen=capacity)
+        self._counts: Counter[Kind] = Counter()
+        self._ids = itertools.count(1)
+
+    def _next_id(self) -> int:
+        return next(self._ids)
+
+    def _keep(self, entry: Entry, kind: Kind, text: str, level: int) -> None:
+        self._kept.append(entry)
+        count = self._counts[kind] = self._counts[kind] + 1
+        # A flood (a lost connection makes 7,500 books stale at once) must not fill the disk:
+        # past the first hundred of a kind a line appears each time their number doubles.
+        if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
+            self._logger.log(level, "%s #%d: %s", kind, count, text)
+
+    def recent(self, limit: int = 100, *, before: int | None = None) -> list[Entry]:
+        """
+        Return entries, newest first.
+
+        Args:
+            limit: how many at most.
+            before: only those with a smaller id, to page on.
+        """
+        kept = list(self._kept)
+        if before is not None:
+            kept = [entry for entry in kept if entry.id < before]
+        return kept[: -limit - 1 : -1] if limit > 0 else []
+
+    def counts(self) -> dict[str, int]:
+        """Return how often each kind happened since the start, also of entries no longer kept."""
+        return {kind.value: self._counts[kind] for kind in self._kinds}
+
+
+class IncidentLog(BoundedLog[IncidentKind, Incident]):
+    """
+    What happened to a store; see `BoundedLog`.
 
     Args:
         capacity: how many incidents are kept.
     """
 
     def __init__(self, capacity: int = 10_000) -> None:
-        self._kept: deque[Incident] = deque(maxlen=capacity)
-        self._counts: Counter[IncidentKind] = Counter()
-        self._ids = itertools.count(1)
+        super().__init__(IncidentKind, capacity, _log)
 
     def record(
         self,
@@ -99,40 +153,12 @@ class IncidentLog:
             offset: likewise.
             level: of the log line; what heals or informs is `logging.INFO`.
         """
-        incident = Incident(next(self._ids), kind, time.time_ns() // 1_000, ticker, partition, offset, detail)
-        self._kept.append(incident)
-        count = self._counts[kind] = self._counts[kind] + 1
-        # A flood (a lost connection makes 7,500 books stale at once) must not fill the disk:
-        # past the first hundred of a kind a line appears each time their number doubles.
-        if count <= _LOGGED_SINGLY or count & (count - 1) == 0:
-            _log.log(
-                logging.INFO if kind is IncidentKind.HEALED else level,
-                "%s #%d: %s%s",
-                kind,
-                count,
-                detail,
-                _place(incident),
-            )
-
-    def recent(self, limit: int = 100, *, before: int | None = None) -> list[Incident]:
-        """
-        Return incidents, newest first.
-
-        Args:
-            limit: how many at most.
-            before: only those with a smaller id, to page on.
-        """
-        kept = list(self._kept)
-        if before is not None:
-            kept = [incident for incident in kept if incident.id < before]
-        return kept[: -limit - 1 : -1] if limit > 0 else []
-
-    def counts(self) -> dict[str, int]:
-        """Return how often each kind happened since the start, also of incidents no longer kept."""
-        return {kind.value: self._counts[kind] for kind in IncidentKind}
+        incident = Incident(self._next_id(), kind, time.time_ns() // 1_000, ticker, partition, offset, detail)
+        text = f"{detail}{placed(market=ticker, partition=partition, offset=offset)}"
+        self._keep(incident, kind, text, logging.INFO if kind is IncidentKind.HEALED else level)
 
 
-def _place(incident: Incident) -> str:
-    places = (("market", incident.ticker), ("partition", incident.partition), ("offset", incident.offset))
-    known = [f"{name} {value}" for name, value in places if value is not None]
+def placed(**places: object) -> str:
+    """Return, in brackets, what of these is known; nothing where nothing is."""
+    known = [f"{name} {value}" for name, value in places.items() if value is not None]
     return f" ({', '.join(known)})" if known else ""
