@@ -1,4 +1,6 @@
+import errno
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,24 @@ class TestSpill:
 
         assert [b"ours"] == list(spill.drain())
         assert 1 == spill.damaged
+
+    @pytest.mark.parametrize("fails", ["write", "fsync"])
+    def test_a_disk_that_was_full_when_a_file_was_begun(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+    ) -> None:
+        """It is refused while the disk is full, and kept as ever once there is room again."""
+        spill = Spill(tmp_path, MEBIBYTE)
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as disk:
+            disk.setattr(os, fails, full)
+            assert not spill.append(b"refused")
+            assert not spill.append(b"refused again")
+
+        assert spill.append(b"kept")
+        assert [b"kept"] == list(spill.drain())
 
     def test_a_folder_that_cannot_be_used(self, tmp_path: Path) -> None:
         """It is said at the start, not when it is needed."""

@@ -1,3 +1,4 @@
+import errno
 import threading
 import time
 from collections.abc import Callable
@@ -6,9 +7,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from kalshibook.archive.entries import Counts
+from kalshibook.archive.entries import Counts, encode_entries
 from kalshibook.archive.migrate import migrate
 from kalshibook.archive.options import ArchiveOptions
+from kalshibook.archive.spill import Spill
 from kalshibook.archive.writer import ArchiveWriter
 from tests.archive.entries import count, deltas, query
 from tests.archive.postgres import PostgresServer
@@ -115,6 +117,29 @@ def test_what_is_spilt_survives_a_stop(options: ArchiveOptions, dsn: str, own_se
         wait_for(lambda: again.statistics().rows.taken == 300)
 
     assert 300 == count(dsn, "orderbook_deltas")
+
+
+def test_a_spill_that_cannot_be_read_just_then_is_read_again(
+    options: ArchiveOptions, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of the disk while draining ends neither the writing nor the draining."""
+    spill = Spill(options.spill_folder, options.spill_bytes)
+    spill.append(encode_entries(deltas(20)))
+    spill.close()
+    writer = ArchiveWriter(options)
+    read, failures = Path.read_bytes, [OSError(errno.EIO, "Input/output error")]
+
+    def read_bytes(path: Path) -> bytes:
+        if failures:
+            raise failures.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
+    with writer:
+        wait_for(lambda: count(dsn, "orderbook_deltas") == 20)
+
+    assert not failures
+    assert 0 == writer.statistics().spilt_bytes
 
 
 def test_a_full_spill_pushes_back(options: ArchiveOptions, dsn: str, own_server: PostgresServer) -> None:

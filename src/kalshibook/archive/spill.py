@@ -128,13 +128,20 @@ class Spill:
         self._close()
         path = self._path(self._next)
         self._output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        os.write(self._output, _MAGIC)
-        folder = os.open(self._folder, os.O_RDONLY)
         try:
-            # The name of a new file is on the disk only when its folder is.
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            if os.write(self._output, _MAGIC) != len(_MAGIC):
+                raise OSError(0, "the disk is full")  # noqa: TRY301 - a part was written
+            folder = os.open(self._folder, os.O_RDONLY)
+            try:
+                # The name of a new file is on the disk only when its folder is.
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            # Not begun: the next attempt makes it anew.
+            self._close()
+            path.unlink()
+            raise
         self._sizes[self._next] = len(_MAGIC)
         self._next += 1
         return self._output

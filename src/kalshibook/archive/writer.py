@@ -229,7 +229,14 @@ class ArchiveWriter:
         if self._held is None:
             if self._drained is None:
                 self._drained = self._spill.drain()
-            data = next(self._drained, None)
+            try:
+                data = next(self._drained, None)
+            except OSError as error:
+                # Begun again from where its files are.
+                self._drained = None
+                _log.error("the spill cannot be read: %s", error)
+                self._hold_off(f"the spill cannot be read: {error.strerror}")
+                return
             if data is None:
                 self._drained = None
                 _log.info("all that was put aside is in the database")
