@@ -14,8 +14,10 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from kalshibook.archive.dedup import Deduplicator
 from kalshibook.archive.migrate import migrate
+from kalshibook.archive.rows import SnapshotRow, TickerRow
 from kalshibook.errors import ArchiveError
 from tests.archive.gathered import (
+    NOW_US,
     SOURCES,
     MakeArchive,
     Stage,
@@ -206,6 +208,44 @@ def test_a_new_database_under_an_old_name_is_read_from_its_beginning(
 
     stage.merge()
 
+    stage.check()
+
+
+def test_a_source_that_was_put_back_is_read_from_its_beginning(stage: Stage) -> None:
+    """Restored from a backup, transactions count from an earlier number, and none is passed over."""
+    stage.store(*everything(9))
+    stage.merge()
+    with psycopg.connect(stage.production) as connection:
+        connection.execute(
+            "UPDATE cursors SET transaction_id = transaction_id + 1000000 WHERE subject LIKE 'a/%'"
+        )
+    stage.store(*(delta("a", number, change(3_000 + number, 100)) for number in range(1_000, 1_004)))
+
+    stage.merge()
+
+    stage.check()
+
+
+def test_no_table_is_read_beyond_the_changes(stage: Stage) -> None:
+    """While changes wait to be merged, no other frame of the connection says that it was watched."""
+    last = NOW_US + 60_000_000
+    for number in range(1, 41):
+        at_us = NOW_US + number * 1_000_000
+        seen = delta("a", number, change(4_000, number, at_us))._replace(received_us=at_us)
+        values = (4_000, None, number, 0, 0, None)
+        stage.store(seen, TickerRow("a", "a.c1", 4, number, at_us, at_us, "KXA-1", *values))
+    stage.store(SnapshotRow(*("a", "a.c1", 1, 41, last, last, "KXA-1", 1, 2), (), (), (), ()))
+    more = True
+    with Deduplicator(stage.sources, stage.production, batch_rows=7) as dedup:
+        while more:
+            more = dedup.round().more
+            assert more == dedup.states["a"].behind
+            with psycopg.connect(stage.production) as connection:
+                found = connection.execute(
+                    "SELECT (SELECT max(last_us) FROM streams), max(received_us) FROM orderbook_deltas"
+                ).fetchone()
+            assert found is not None
+            assert found[0] <= found[1] or not more
     stage.check()
 
 

@@ -228,16 +228,20 @@ class Deduplicator:
         self._connect()
         merged: list[Merging] = []
         failed: set[str] = set()
-        more = False
+        behind: set[str] = set()
+        for reader in self._readers.values():
+            reader.begin()
         for merge in MERGES:
             batches = self._read(merge, failed)
             self._step(f"{merge.table}: read")
             if batches:
                 merged.append(self._merge(merge, batches))
-                more = more or any(batch.rows == self._batch_rows for batch in batches.values())
+                behind.update(name for name, batch in batches.items() if batch.rows == self._batch_rows)
             self._step(f"{merge.table}: done")
         self.progress.rounds += 1
-        return Round(tuple(merged), tuple(sorted(failed)), more)
+        for name, state in self.states.items():
+            state.behind = name in behind
+        return Round(tuple(merged), tuple(sorted(failed)), bool(behind))
 
     # Production.
 
@@ -280,7 +284,6 @@ class Deduplicator:
             latest_us = latest.get(self._origins[name])
             if latest_us is not None:
                 state.last_received_us = max(latest_us, state.last_received_us or 0)
-            state.behind = batch.rows == self._batch_rows
             self._cursors[_subject(name, self._readers[name].identity, merge.table)] = batch.end
             self._readers[name].remember(batch.connections, batch.sources)
             totals = self.states[name].total_rows
@@ -372,8 +375,13 @@ class _Reader:
         """Of the database, so that a new one under the same name is read from its beginning."""
         self._address = address
         self._connection: Connection | None = None
+        self._horizon: int | None = None
         self._connections_known: set[int] = set()
         self._sources_known: set[int] = set()
+
+    def begin(self) -> None:
+        """Begin a round: all its tables are read up to the same transaction."""
+        self._horizon = None
 
     def forget(self) -> None:
         """Name everything again: production has not kept it."""
@@ -394,8 +402,19 @@ class _Reader:
         # One snapshot for all statements: a connection that a row names is there to be read as well.
         with connection.transaction():
             _execute(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            horizon = int(_one(connection, _HORIZON))
+            if cursor.transaction_id >= horizon:
+                _log.error(
+                    "source %s was put back to an earlier state: %s is read from its beginning",
+                    self.name,
+                    merge.table,
+                )
+                cursor = Cursor()
+            if self._horizon is None:
+                self._horizon = horizon
             with connection.cursor() as reading:
-                query = f"COPY ({merge.reading(origin, cursor, limit)}) TO STDOUT (FORMAT binary)"
+                query = merge.reading(origin, cursor, limit, self._horizon)
+                query = f"COPY ({query}) TO STDOUT (FORMAT binary)"
                 with reading.copy(query) as copy:
                     blocks = [bytes(block) for block in copy]
                 rows = reading.rowcount
@@ -411,7 +430,12 @@ class _Reader:
                 for number, name in connection.execute("SELECT source_id, name FROM sources")
                 if number not in self._sources_known
             ]
-        return _Batch(blocks, rows, _end(blocks), connections, sources)
+        end = _end(blocks)
+        if rows == limit:
+            # What one table has not reached yet, no later one passes: how far a connection was watched is
+            # said by whatever came on it last, and must not be said before its changes are there.
+            self._horizon = min(self._horizon, end.transaction_id)
+        return _Batch(blocks, rows, end, connections, sources)
 
     def close(self) -> None:
         """Let go of the database."""
@@ -428,6 +452,7 @@ class _Reader:
                     "the database is not migrated; `kalshibook archive migrate` makes it ready"
                 )
             self.identity = str(_one(connection, _IDENTITY))
+            self.begin()
             self.forget()
         return connection
 
@@ -442,10 +467,16 @@ _MOVE: Final = """
     ON CONFLICT (reader, subject) DO UPDATE SET
         position = excluded.position, transaction_id = excluded.transaction_id, updated_at = now()
 """
-# When the first migration ran, and the database's number: another one has others.
+_HORIZON: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
+# The server, its timeline, which is another one after a recovery or a promotion, the database's number,
+# and when the first migration ran: another database has others.
 _IDENTITY: Final = """
-    SELECT d.oid::text || '.' || extract(epoch FROM min(m.applied_at))::text
-    FROM schema_migrations AS m, pg_database AS d WHERE d.datname = current_database() GROUP BY d.oid
+    SELECT concat_ws(
+        '.', s.system_identifier, c.timeline_id, d.oid, extract(epoch FROM min(m.applied_at))
+    )
+    FROM schema_migrations AS m, pg_database AS d, pg_control_system() AS s, pg_control_checkpoint() AS c
+    WHERE d.datname = current_database()
+    GROUP BY s.system_identifier, c.timeline_id, d.oid
 """
 
 

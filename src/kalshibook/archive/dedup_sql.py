@@ -39,9 +39,9 @@ class Merge(NamedTuple):
             f" (origin smallint, {columns}, xid xid8, ingest bigint) ON COMMIT DELETE ROWS"
         )
 
-    def reading(self, origin: int, cursor: "Cursor", limit: int) -> str:
+    def reading(self, origin: int, cursor: "Cursor", limit: int, horizon: int) -> str:
         """
-        Return the query of a source's next rows.
+        Return the query of a source's next rows, of transactions before the horizon.
 
         A row whose transaction is older than every one still running cannot be followed by another
         one before it in this order, so that a late commit is never skipped. COPY takes no
@@ -50,7 +50,7 @@ class Merge(NamedTuple):
         columns = ", ".join(self.computed.get(name, f"t.{name}") for name in self.columns)
         return (
             f"SELECT {int(origin)}::smallint, {columns}, t.xid, t.ingest FROM {self.table} AS t"
-            " WHERE t.xid < pg_snapshot_xmin(pg_current_snapshot())"
+            f" WHERE t.xid < '{int(horizon)}'::xid8"
             f" AND (t.xid, t.ingest) > ('{int(cursor.transaction_id)}'::xid8, {int(cursor.position)})"
             f" ORDER BY t.xid, t.ingest LIMIT {int(limit)}"
         )
@@ -356,6 +356,28 @@ _SINCE: Final = """(
 
 MERGES: Final = (
     Merge(
+        "gaps",
+        {
+            "gap_id": "text",
+            "connection_id": "integer",
+            "sid": "integer",
+            "source_id": "smallint",
+            "received_us": "bigint",
+            "healed_us": "bigint",
+            "from_sequence": "bigint",
+            "to_sequence": "bigint",
+            "markets": "integer",
+            "channel": "text",
+            "cause": "text",
+            "how": "text",
+            "tickers": "text[]",
+            "since_us": "bigint",
+        },
+        _GAPS,
+        None,
+        {"received_us": "t.detected_us", "since_us": _SINCE},
+    ),
+    Merge(
         "orderbook_deltas",
         {
             "connection_id": "integer",
@@ -446,27 +468,5 @@ MERGES: Final = (
         _LIFECYCLES,
         _EXCHANGE_AT,
     ),
-    Merge(
-        "gaps",
-        {
-            "gap_id": "text",
-            "connection_id": "integer",
-            "sid": "integer",
-            "source_id": "smallint",
-            "received_us": "bigint",
-            "healed_us": "bigint",
-            "from_sequence": "bigint",
-            "to_sequence": "bigint",
-            "markets": "integer",
-            "channel": "text",
-            "cause": "text",
-            "how": "text",
-            "tickers": "text[]",
-            "since_us": "bigint",
-        },
-        _GAPS,
-        None,
-        {"received_us": "t.detected_us", "since_us": _SINCE},
-    ),
 )
-"""In the order in which they are merged: gaps last, so that what they explain is there."""
+"""In the order in which they are merged: gaps first, so that no book is called live for want of its gap."""
