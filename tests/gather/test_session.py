@@ -649,3 +649,70 @@ def test_markets_are_counted_by_state() -> None:
     states = stage.states().values()
     assert {state: list(states).count(state) for state in states} == stage.session.books.counts()
     assert {} == Stage().session.books.counts()
+
+
+def test_a_snapshot_of_a_market_that_was_given_back_makes_nothing_live() -> None:
+    """Readers were told that it has ended; its number counts, and it is taken off the subscription."""
+    stage = Stage()
+    stage.follow("A", "B")
+    stage.session.request(["A"], stage.now_us)
+    (asked,) = stage.sent()
+    stage.session.remove(["A"], stage.now_us)
+    (deletion,) = stage.sent()
+    assert stage.snapshot("A", number=asked["id"]) is None
+    stage.ok(deletion["id"], ["B"])
+    assert stage.delta("B") is not None
+    assert not stage.records
+    assert {"B": "live"} == stage.states()
+
+
+def test_a_market_that_is_given_back_before_its_subscription_is_answered() -> None:
+    """The exchange follows it, as nobody could say otherwise in time; then it is taken off."""
+    stage = Stage()
+    stage.open("A", "B")
+    (command,) = stage.sent()
+    stage.session.remove(["A"], stage.now_us)
+    stage.subscribed(command["id"])
+    assert stage.snapshot("A") is None
+    assert stage.snapshot("B") is not None
+    stage.wait(0.2)
+    assert [("delete_markets", ["A"])] == stage.asked()
+
+
+@pytest.mark.parametrize("code", [18, 27])
+def test_an_exchange_that_is_too_busy_makes_no_market_missing(code: int) -> None:
+    """It is asked again the same way until it answers: the market is in doubt meanwhile, and not given up."""
+    stage = Stage(backoff_first_s=0.1)
+    stage.follow("A")
+    stage.delta("A", lost=1)
+    for _ in range(6):
+        (command,) = stage.sent()
+        assert "get_snapshot" == command["params"]["action"]
+        stage.error(code, command["id"])
+        stage.wait(0.3)
+        assert {"A": "doubted"} == stage.states()
+    (command,) = stage.sent()
+    stage.snapshot("A", number=command["id"])
+    assert stage.all_live
+    assert not stage.drops
+
+
+def test_markets_that_go_elsewhere_are_healed_elsewhere() -> None:
+    """A gap waits for none of them, so that the next one does not count as a second one while healing."""
+    stage = Stage()
+    stage.follow("A", "B")
+    stage.session.books.can_get_snapshot = False
+    stage.delta("A", lost=1)
+    (deletion,) = stage.sent()
+    stage.ok(deletion["id"], [])
+    stage.wait(0.2)
+    (addition,) = stage.sent()
+    stage.error(26, addition["id"])
+    stage.wait(0.2)
+    (addition,) = stage.sent()
+    assert ["A"] == addition["params"]["market_tickers"]
+    stage.error(26, addition["id"])
+    assert ["A", "B"] == stage.overfull
+    assert not stage.session.books.is_healing
+    assert not stage.session.books.gaps
+    assert stage.records[-1].healed_us == stage.now_us

@@ -167,6 +167,11 @@ class Books:
             else:
                 self._effects.append(Released((ticker,)))
 
+    def leave(self, ticker: str) -> None:
+        """Take a market off the subscription that is on it although nobody follows it."""
+        if self.sid is not None:
+            self._leaving[ticker] = None
+
     def request(self, tickers: Iterable[str]) -> int:
         """Ask for snapshots of those that are live, when nothing is more urgent; return how many."""
         wanted = [ticker for ticker in tickers if self.states.get(ticker) is _LIVE]
@@ -317,6 +322,16 @@ class Books:
         else:
             self.escalate(command, now_us)
 
+    def postponed(self, command: Command, now_us: int) -> None:
+        """Ask again the same way: the exchange is too busy, which says nothing of the markets."""
+        if not command.asks_for_snapshots:
+            self.overdue(command, now_us)
+            return
+        for ticker in [*command.tickers]:
+            self._no_longer_asked(ticker)
+            if self.states.get(ticker) not in {None, _LIVE}:
+                self._doubted[ticker] = None
+
     def take_back(self, command: Command, parts: int = 1) -> None:
         """Want the markets of a command that was not carried out, in so many commands."""
         tickers = [ticker for ticker in command.tickers if ticker in self.states]
@@ -344,7 +359,7 @@ class Books:
             else:
                 self._give_up(ticker, now_us, "its snapshot does not come")
 
-    def refused_for_limit(self, command: Command) -> None:
+    def refused_for_limit(self, command: Command, now_us: int) -> None:
         """Learn from error 26: ask for fewer, or send the rest elsewhere."""
         asked = [ticker for ticker in command.tickers if ticker in self.states]
         self.take_back(command)
@@ -356,8 +371,7 @@ class Books:
         self._parts.clear()
         for ticker in rest:
             self.states.pop(ticker, None)
-            for gap in self.gaps:
-                gap.waiting.discard(ticker)
+            self._whole(ticker, now_us)
         detail = f"a subscription of {held:,} markets takes no more; {len(rest):,} go elsewhere"
         self._effects.append(Trouble(GatherIncidentKind.LIMIT, detail))
         self._effects.append(Overfull(rest))

@@ -114,6 +114,7 @@ class Session:
         self._refusals = 0
         self._is_open = False
         self._is_refresh = False
+        self._is_unwanted = False
         self._handlers: dict[str, Callable[[Head, _Subscription | None, int], None]] = {
             "orderbook_snapshot": self._on_snapshot,
             "subscribed": self._on_subscribed,
@@ -154,7 +155,7 @@ class Session:
             if verdict is not Verdict.NEXT:
                 passes = self._ruled(subscription, verdict, head, now_us)
         handler = self._handlers.get(head.type)
-        self._is_refresh = False
+        self._is_refresh = self._is_unwanted = False
         if subscription is None and head.type not in _ANSWERS:
             # Its numbers are not watched, so nothing would show what is missing around it. And a snapshot
             # of a subscription that has ended would make its market live with nobody following it.
@@ -164,7 +165,7 @@ class Session:
             handler(head, subscription, now_us)
         if self.effects:
             self._pump(now_us)
-        if not passes or self.is_over:
+        if not passes or self._is_unwanted or self.is_over:
             return None
         return Received(frame, self.connection, now_us, head.type, sid, head.seq, "", self._is_refresh)
 
@@ -307,6 +308,12 @@ class Session:
         ticker = commands.decode_ticker(head)
         if ticker is None:
             return
+        # Of a market that was given back meanwhile. Its end was told: handed on after that, a snapshot
+        # would make it live for readers, with nobody following it.
+        self._is_unwanted = ticker not in self.books.states
+        if self._is_unwanted and not self._is_deleting(ticker):
+            self.books.leave(ticker)
+            self._pump(now_us)
         was_live = self.books.states.get(ticker) is MarketState.LIVE
         answered = None if head.id is None else self._sent.get(head.id)
         self._is_refresh = was_live and answered is not None and answered.kind is Kind.REFRESH
@@ -318,6 +325,9 @@ class Session:
                     self._sent.pop(command.number, None)
                     self._refusals = 0
                     self._pump(now_us)
+
+    def _is_deleting(self, ticker: str) -> bool:
+        return any(one.kind is Kind.DELETE and ticker in one.tickers for one in self._sent.values())
 
     def _on_subscribed(self, head: Head, _: _Subscription | None, now_us: int) -> None:
         body = commands.decode_subscribed(head)
@@ -405,7 +415,7 @@ class Session:
         elif command.channel != BOOKS_CHANNEL:
             self._refused_channel(command, body, now_us)
         elif body.code == Code.MARKET_LIMIT and command.kind in {Kind.SUBSCRIBE, Kind.ADD}:
-            self.books.refused_for_limit(command)
+            self.books.refused_for_limit(command, now_us)
         elif body.code in {Code.INVALID_PARAMETER, Code.MARKET_REQUIRED} and command.named:
             if command.kind is Kind.DELETE:
                 # What the exchange does not know need not be deleted.
@@ -415,11 +425,11 @@ class Session:
         elif body.code == Code.UNSUPPORTED_ACTION and command.asks_for_snapshots:
             self.books.can_get_snapshot = False
             self.books.escalate(command, now_us)
+        elif body.code in {Code.TOO_MANY_REQUESTS, Code.COMMAND_TIMEOUT}:
+            self._pause(now_us)
+            self.books.postponed(command, now_us)
         else:
-            if body.code in {Code.TOO_MANY_REQUESTS, Code.COMMAND_TIMEOUT}:
-                self._pause(now_us)
-            else:
-                self._count_refusal(f"error {body.code}", now_us)
+            self._count_refusal(f"error {body.code}", now_us)
             self.books.overdue(command, now_us)
 
     def _refused_channel(self, command: Command, body: ErrorBody, now_us: int) -> None:
