@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,27 @@ async def test_each_fault_is_found_and_healed(kind: FaultKind) -> None:
         with store_of(broker) as store:
             await until(lambda: same_books(store, exchange))
         assert gatherer.health().pool.by_state == {"live": len(exchange.tickers)}
+
+
+async def test_a_clock_that_is_set_back_keeps_no_market_out() -> None:
+    """Markets that come after it are followed at once, and not when the clock has come as far again."""
+    back_us = 0
+    with EmbeddedBroker(TOPICS) as broker:
+        async with SimulatedExchange(SimulatorOptions(**EXCHANGE)) as exchange:
+            first, *others = exchange.tickers
+            options = gatherer_of(exchange, broker).options
+            gatherer = Gatherer(
+                options,
+                kafka_of(broker),
+                markets=others,
+                clock_us=lambda: time.time_ns() // 1_000 - back_us,
+                seed=1,
+            )
+            async with gatherer:
+                await until(lambda: gatherer.pool.is_live)
+                back_us = 3_600_000_000
+                await gatherer.add([first])
+                await until(lambda: gatherer.health().pool.by_state == {"live": len(exchange.tickers)}, 10)
 
 
 async def test_commands_that_time_out_are_repeated() -> None:

@@ -716,3 +716,23 @@ def test_markets_that_go_elsewhere_are_healed_elsewhere() -> None:
     assert not stage.session.books.is_healing
     assert not stage.session.books.gaps
     assert stage.records[-1].healed_us == stage.now_us
+
+
+def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
+    """What was to happen in a second happens in a second: additions, repetitions, and looking for silence."""
+    stage = Stage(missing_retry_s=5, refresh_minutes=1)
+    stage.follow("A", "B")
+    stage.wait(2)
+    stage.sent()
+    stage.delta("A", lost=1)
+    (asked,) = stage.sent()
+    hour_us = 3_600_000_000
+    stage.now_us -= hour_us
+    stage.session.set_back(hour_us)
+    stage.session.add(["C"], stage.now_us)
+    stage.wait(0.2)
+    assert ("add_markets", ["C"]) in stage.asked()
+    stage.wait(15)
+    again = [one.get("params", {}) for one in stage.sent()]
+    assert asked["params"] in again
+    assert "command" in stage.troubles

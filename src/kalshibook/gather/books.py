@@ -432,6 +432,14 @@ class Books:
             self._tries[ticker] = 2
             self._again[ticker] = None
 
+    def set_back(self, by_us: int) -> None:
+        """Know that the clock was set back."""
+        self._added_us -= by_us
+        if self._refreshed_us is not None:
+            self._refreshed_us -= by_us
+        for ticker in self._missing:
+            self._missing[ticker] -= by_us
+
     def give_up_nothing_of(self, command: Command) -> None:
         """Forget a command whose connection or subscription has ended."""
         for ticker in command.tickers:

@@ -372,10 +372,15 @@ class Connection:
                 self.drop("disconnected", f"a ping was not answered within {interval_s:g} s")
 
     async def _keep_time(self, session: Session) -> None:
+        before_us = self._clock_us()
         while True:
             await trio.sleep(_TICK_S)
+            now_us = self._clock_us()
+            if now_us < before_us:
+                session.set_back(before_us - now_us)
+            before_us = now_us
             if not self._waits_for_room:
-                session.tick(self._clock_us())
+                session.tick(now_us)
                 self._carry_out(session)
             self._judge(session)
 

@@ -162,9 +162,7 @@ class Gatherer:
         )
         self.watch: Final = PeerWatch(options.source, silence_us=options.peer_silence_ms * 1_000)
         self._peers = (
-            PeerReader(kafka, options.gap_topic, self.watch, self._on_wish, clock_us=clock_us)
-            if options.peers
-            else None
+            PeerReader(kafka, options.gap_topic, self.watch, self._on_wish) if options.peers else None
         )
         self.poller: Final = None if self.client is None else self._poller(self.client)
         self._token: trio.lowlevel.TrioToken | None = None

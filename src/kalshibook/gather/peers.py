@@ -136,7 +136,7 @@ class PeerReader:
         gap_topic: the ledger's, or empty.
         watch: judges what is read.
         on_wish: called in the thread.
-        clock_us: the time, microseconds since the epoch.
+        clock_us: microseconds since whenever: only how long somebody is silent counts.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class PeerReader:
         watch: PeerWatch,
         on_wish: Callable[[Wish], None],
         *,
-        clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        clock_us: Callable[[], int] = lambda: time.monotonic_ns() // 1_000,
     ) -> None:
         self._kafka = kafka
         self._gap_topic = gap_topic

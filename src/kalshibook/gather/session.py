@@ -204,6 +204,16 @@ class Session:
         for command in self._sent.values():
             command.deadline_us += waited_us
 
+    def set_back(self, by_us: int) -> None:
+        """Know that the clock was set back: what was to happen at a time would wait for it once more."""
+        self.last_frame_us -= by_us
+        self._paused_until_us -= by_us
+        for command in self._sent.values():
+            command.deadline_us -= by_us
+        for channel in self._due:
+            self._due[channel] -= by_us
+        self.books.set_back(by_us)
+
     def tick(self, now_us: int) -> None:
         """Act on what did not come in time, and on whose time has come."""
         if self.is_over or not self._is_open:
