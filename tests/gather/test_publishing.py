@@ -230,6 +230,30 @@ def test_a_stop_has_an_end(broker: EmbeddedBroker, timeout_s: float) -> None:
     assert 53 == lost
 
 
+def test_a_stop_has_an_end_though_librdkafka_takes_nothing_more(broker: EmbeddedBroker) -> None:
+    """Its own queue is full, and what stands first in ours is a notice: all is counted as lost, in time."""
+    made = FrameFactory()
+    kafka = KafkaOptions(
+        bootstrap_servers=str(broker),
+        extra={"reconnect.backoff.max.ms": 100, "queue.buffering.max.messages": 10},
+    )
+    sink = KafkaSink(kafka, GatherOptions(source="g1"), GatherIncidents())
+    sink.start()
+    until(lambda: sink.statistics().delivered == 3)
+    broker.down()
+    for _ in range(10):
+        sink.offer(received(made.snapshot(FROG)))
+    sink.alive()
+    for _ in range(10):
+        sink.offer(received(made.snapshot(FROG)))
+    until(lambda: sink.statistics().offered == 13)
+    start = monotonic()
+    lost = sink.stop(0.5)
+    assert monotonic() - start < 4
+    assert sink.failure is not None
+    assert 20 == lost
+
+
 def test_a_missing_broker_stops_the_start() -> None:
     """The message says where none answers."""
     kafka = KafkaOptions(bootstrap_servers="127.0.0.1:1")

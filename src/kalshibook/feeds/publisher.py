@@ -236,6 +236,7 @@ class Publisher:
         sid: int | None = None,
         market_ticker: str = "",
         on_report: Callable[[PublishReport], None] | None = None,
+        gives_up: Callable[[], bool] = lambda: False,
     ) -> int:
         """
         Say something of this gatherer to all who read its records; see `wire.GathererNotice`.
@@ -252,12 +253,14 @@ class Publisher:
             sid: only those of this subscription of the connection.
             market_ticker: only this market.
             on_report: told what became of each of the records; see `publish`.
+            gives_up: asked while the queue is full, whether to wait no longer.
 
         Returns:
             How many records were handed over.
 
         Raises:
-            FeedError: the topic is not known yet and no broker tells of it, or as `publish`.
+            FeedError: the topic is not known yet and no broker tells of it, the wait was given up, or as
+                `publish`.
         """
         value = self._enveloper.notice(
             notice,
@@ -269,11 +272,11 @@ class Publisher:
             market_ticker=market_ticker,
         )
         if market_ticker:
-            self._insist(value, market_ticker, _BY_KEY, on_report)
+            self._insist(value, market_ticker, _BY_KEY, on_report, gives_up)
             return 1
         partitions = self._partitions or self.check()
         for number in range(partitions):
-            self._insist(value, self._enveloper.source, number, on_report)
+            self._insist(value, self._enveloper.source, number, on_report, gives_up)
         return partitions
 
     def poll(self, timeout: float = 0.0) -> None:
@@ -347,10 +350,17 @@ class Publisher:
         return True
 
     def _insist(
-        self, value: bytes, key: str, partition: int, on_report: Callable[[PublishReport], None] | None
+        self,
+        value: bytes,
+        key: str,
+        partition: int,
+        on_report: Callable[[PublishReport], None] | None,
+        gives_up: Callable[[], bool],
     ) -> None:
         while not self._produce(value, key, partition, on_report):
             self._producer.poll(_POLL_S)
+            if gives_up():
+                raise FeedError(f"{self.topic!r} at {self._servers} takes nothing more: its queue is full")
 
     def _produce(
         self, value: bytes, key: str, partition: int, on_report: Callable[[PublishReport], None] | None

@@ -147,14 +147,13 @@ class KafkaSink:
             timeout_s: when to give up; what is left then is counted as failed.
             reason: of the end, as readers are told it.
         """
-        if not self._thread.is_alive():
-            return len(self._queue)
-        self.notify(Notice("ended", reason, "the gatherer was stopped"))
-        # Bounded although librdkafka's own patience is not.
-        self._give_up_at = time.monotonic() + timeout_s
-        self._stopping.set()
-        self._arrived.set()
-        self._thread.join(timeout_s + 5)
+        if self._thread.is_alive():
+            self.notify(Notice("ended", reason, "the gatherer was stopped"))
+            # Bounded although librdkafka's own patience is not.
+            self._give_up_at = time.monotonic() + timeout_s
+            self._stopping.set()
+            self._arrived.set()
+            self._thread.join(timeout_s + 5)
         left = sum(isinstance(item, Received) for item in self._queue)
         return left + self._publisher.statistics().failed
 
@@ -234,7 +233,7 @@ class KafkaSink:
                 self._publish(queue[0])
                 # Removed afterwards, so that what is being published counts as waiting.
                 queue.popleft()
-                if self._stopping.is_set() and time.monotonic() > self._give_up_at:
+                if self._gives_up():
                     return
             if self._stopping.is_set():
                 return
@@ -272,7 +271,11 @@ class KafkaSink:
             connection=notice.connection,
             sid=notice.sid,
             market_ticker=notice.market_ticker,
+            gives_up=self._gives_up,
         )
+
+    def _gives_up(self) -> bool:
+        return self._stopping.is_set() and time.monotonic() > self._give_up_at
 
     def _publish_frame(self, received: Received) -> None:
         on_report = None
@@ -300,7 +303,7 @@ class KafkaSink:
             on_report=on_report,
         ):
             self._publisher.poll(0.05)
-            if self._stopping.is_set() and time.monotonic() > self._give_up_at:
+            if self._gives_up():
                 raise FeedError("Kafka did not take everything before the stop's end")
 
     def _judged(self, received: Received) -> tuple[bool, Callable[[PublishReport], None] | None]:
