@@ -8,6 +8,7 @@ import trio
 
 from kalshibook.errors import FeedError, SettingsError
 from kalshibook.feeds import EmbeddedBroker, KafkaOptions
+from kalshibook.feeds.publisher import PublishFailure
 from kalshibook.gather.gatherer import Gatherer
 from kalshibook.gather.options import GatherOptions
 from kalshibook.simulator.ledger import FaultKind
@@ -98,6 +99,20 @@ async def test_a_clock_that_is_set_back_keeps_no_market_out() -> None:
                 back_us = 3_600_000_000
                 await gatherer.add([first])
                 await until(lambda: gatherer.health().pool.by_state == {"live": len(exchange.tickers)}, 10)
+
+
+async def test_what_kafka_refuses_is_made_good_by_a_snapshot() -> None:
+    """A reader hears of a lost record with the market's next change, which may be hours away."""
+    async with gathering() as (exchange, broker, gatherer):
+        ticker = exchange.tickers[0]
+        before = gatherer.router.statistics().types["orderbook_snapshot"]
+        for _ in range(5):
+            # As the publishing thread does.
+            await trio.to_thread.run_sync(gatherer._kafka._on_failure, PublishFailure(ticker, "too large"))
+        await until(lambda: gatherer.router.statistics().types["orderbook_snapshot"] == before + 1)
+        await until(lambda: gatherer.pool.is_live)
+        assert before + 1 == gatherer.router.statistics().types["orderbook_snapshot"]
+        assert 5 == gatherer.incidents.counts()["unpublished"]
 
 
 async def test_commands_that_time_out_are_repeated() -> None:

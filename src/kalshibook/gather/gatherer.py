@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from math import ceil
 from types import TracebackType
@@ -51,6 +51,9 @@ _log = logging.getLogger(__name__)
 _DIGITS: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 _STALE_SHARE: Final = 0.05
 """Of the markets; with more in doubt the gatherer is not ready."""
+
+_LOST_PATIENCE_S: Final = 10.0
+"""A market of which Kafka refused a record is asked for at once, and again not before so long."""
 
 Attachment = Callable[["Gatherer"], Awaitable[Any]]
 """Runs beside the sockets until cancelled: what finds markets, polls, or answers HTTP."""
@@ -120,7 +123,10 @@ class Gatherer:
         self._markets = list(markets or ())
         self._attachments = attachments
         self._book_stores = book_stores
-        self._kafka = KafkaSink(kafka, options, self.incidents, clock_us=clock_us)
+        self._kafka = KafkaSink(
+            kafka, options, self.incidents, on_lost=self._on_unpublished, clock_us=clock_us
+        )
+        self._lost_at: dict[str, float] = {}
         self.ledger: Final = GapLedger(options.source, on_record=self._on_gap)
         self._gap_listeners: list[Callable[[GapRecord], None]] = [self._kafka.record, *gap_listeners]
         self._own = (
@@ -369,12 +375,24 @@ class Gatherer:
         self.incidents.record(GatherIncidentKind.DIVERGED, reason, ticker=ticker)
         self.pool.heal([ticker])
 
+    def _on_unpublished(self, key: str) -> None:
+        assert self._token is not None
+        with suppress(trio.RunFinishedError):
+            self._token.run_sync_soon(self._make_good, key)
+
+    def _make_good(self, ticker: str) -> None:
+        # Readers would learn of the loss with the next change of the market, if there is one. Not again
+        # at once: what Kafka refuses of a market may be its snapshot, each time.
+        now = trio.current_time()
+        if now - self._lost_at.get(ticker, -_LOST_PATIENCE_S) >= _LOST_PATIENCE_S:
+            self._lost_at = {name: at for name, at in self._lost_at.items() if now - at < _LOST_PATIENCE_S}
+            self._lost_at[ticker] = now
+            self.pool.heal([ticker])
+
     def _on_wish(self, wish: Wish) -> None:
         assert self._token is not None
-        try:
+        with suppress(trio.RunFinishedError):  # it came while everything ends
             self._token.run_sync_soon(self._help, wish)
-        except trio.RunFinishedError:
-            return  # it came while everything ends
 
     def _help(self, wish: Wish) -> None:
         count = self.pool.request(wish.tickers)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Final, final
 
 from kalshibook.errors import WireError
+from kalshibook.gather import commands
 from kalshibook.gather.records import Notice, Received, SinkCounts
 from kalshibook.store import Arrival, BookStore, Outcome, StoreOptions, StoreWriter
 from kalshibook.wire import GathererNotice, decode_frame, read_frame
@@ -19,6 +20,8 @@ __all__ = ["OwnBooks"]
 _DIVERGED: Final = frozenset(
     {Outcome.CROSSED, Outcome.GAP, Outcome.IMPOSSIBLE, Outcome.RESET, Outcome.UNANCHORED}
 )
+
+_OF_BOOKS: Final = frozenset({"orderbook_snapshot", "orderbook_delta"})
 
 _PATIENCE_US: Final = 10_000_000
 """A market that diverged is asked for at once, and when it does so again not before so long."""
@@ -84,7 +87,12 @@ class OwnBooks:
         try:
             event = read_frame(decode_frame(received.frame))
         except WireError as error:
-            writer.reject(error, arrival, None)
+            # Readers cannot read it either: their books stay in doubt until the next snapshot.
+            ticker = commands.decode_ticker(commands.decode_head(received.frame))
+            writer.reject(error, arrival, ticker, channel=received.type)
+            if ticker is not None and received.type in _OF_BOOKS:
+                self._diverged(ticker, Outcome.REJECTED.value)
+            writer.commit()
             return
         outcome = writer.apply(event, arrival)
         if outcome in _DIVERGED:

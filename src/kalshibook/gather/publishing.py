@@ -85,6 +85,7 @@ class KafkaSink:
         options: GatherOptions,
         incidents: GatherIncidents,
         *,
+        on_lost: Callable[[str], None] = lambda _: None,
         clock_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     ) -> None:
         """
@@ -94,6 +95,7 @@ class KafkaSink:
             kafka: where to; `extra` goes to librdkafka.
             options: the gatherer's.
             incidents: where losses are told.
+            on_lost: called in the thread with the key of each record that Kafka has refused for good.
             clock_us: the time of publication, microseconds since the epoch.
 
         Raises:
@@ -101,6 +103,7 @@ class KafkaSink:
         """
         self._options = options
         self._incidents = incidents
+        self._on_lost = on_lost
         # Without an end to its patience: a record that is given up after five minutes, librdkafka's
         # default, is a loss that waiting would have prevented.
         settings = {"message.timeout.ms": 0, **producer_settings(kafka.extra)}
@@ -327,6 +330,7 @@ class KafkaSink:
 
     def _on_failure(self, failure: PublishFailure) -> None:
         self._incidents.record(GatherIncidentKind.UNPUBLISHED, failure.reason, ticker=failure.key)
+        self._on_lost(failure.key)
 
 
 def _note_report(repeats: Repeats, ticker: str, turn: int, report: PublishReport) -> None:
