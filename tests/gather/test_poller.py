@@ -97,6 +97,7 @@ class Stage:
         )
         self.diverged: list[str] = []
         self.unhealed: dict[str, str] = {}
+        self.whole: set[str] = set()
         self.published: list[Received] = []
         self.store = Shelf()
         self.audit = AuditBooks()
@@ -113,6 +114,7 @@ class Stage:
             self.options,
             auditor=self.auditor if audit else None,
             unhealed=lambda: self.unhealed,
+            is_unhealed=lambda ticker: ticker not in self.whole,
             publish=self.published.append,
             stores=[self.store],
             now_us=clock,
@@ -263,6 +265,19 @@ async def test_market_that_no_socket_heals_is_served_from_rest(autojump_clock: o
     book = read_frame(decode_frame(received.frame))
     assert isinstance(book, BookSnapshot)
     assert (((4_000, 500),), ((5_000, 300),)) == (book.yes, book.no)
+
+
+async def test_a_market_that_is_whole_again_is_not_put_in_doubt(autojump_clock: object) -> None:
+    """The socket healed it while the exchange was asked: what comes over REST is older than that."""
+    exchange = Books(names(2))
+    async with running(exchange, poll_seconds=600) as stage:
+        await trio.sleep(1)
+        stage.unhealed.update({"M-0000": "its connection is down", "M-0001": "its connection is down"})
+        stage.whole.add("M-0000")
+        await trio.sleep(5)
+
+    (published,) = stage.published
+    assert b"M-0001" in published.frame
 
 
 @pytest.mark.parametrize("levels", [{}, {("yes", 1): 1}, {("no", 9_999): 10**15, ("no", 1): 7}, START])

@@ -736,3 +736,19 @@ def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
     again = [one.get("params", {}) for one in stage.sent()]
     assert asked["params"] in again
     assert "command" in stage.troubles
+
+
+def test_a_book_that_cannot_be_right_is_put_in_doubt_for_readers() -> None:
+    """Also where no snapshot comes, and the market is off the subscription for a while."""
+    stage = Stage()
+    stage.follow("A", "B")
+    assert 1 == stage.session.heal(["A", "X"], stage.now_us)
+    (notice,) = stage.notices
+    assert ("stale", "diverged", "c1", "A") == (
+        notice.notice,
+        notice.reason,
+        notice.connection,
+        notice.market_ticker,
+    )
+    stage.snapshot("A", number=stage.sent()[0]["id"])
+    assert stage.all_live

@@ -13,12 +13,13 @@ from enum import StrEnum
 from itertools import islice
 from typing import Final, NamedTuple, final
 
-from kalshibook.gather.effects import Effect, Overfull, Released, Trouble
+from kalshibook.gather.effects import Effect, Overfull, Released, Tell, Trouble
 from kalshibook.gather.incidents import GatherIncidentKind
 from kalshibook.gather.ledger import GapLedger, OpenGap
 from kalshibook.gather.markets import MARKETS, MarketEvent, MarketState
 from kalshibook.gather.options import GatherOptions
 from kalshibook.gather.plan import Filling, Limits, SnapshotBudget
+from kalshibook.gather.records import Notice
 from kalshibook.wire.gaps import GapHealing
 
 __all__ = ["Books", "Command", "Kind", "Shared"]
@@ -184,12 +185,21 @@ class Books:
         for ticker in wrong:
             self._turn(ticker, MarketEvent.DOUBT)
             self._doubted[ticker] = None
+            # Readers may not have seen what we saw. And where no snapshot comes, the market is taken off
+            # the subscription to be added again: nobody follows it then.
+            detail = "its book cannot be right; a snapshot is asked for"
+            notice = Notice("stale", "diverged", detail, self._connection, self.sid, ticker)
+            self._effects.append(Tell(notice))
         return len(wrong)
 
     @property
     def missing(self) -> Iterable[str]:
         """Return the markets that the exchange does not answer for."""
         return self._missing.keys()
+
+    def is_missing(self, ticker: str) -> bool:
+        """Tell whether the exchange does not answer for a market."""
+        return ticker in self._missing
 
     @property
     def is_healing(self) -> bool:

@@ -215,6 +215,12 @@ class Connection:
             (ticker, "the exchange's socket does not answer for it") for ticker in session.books.missing
         )
 
+    def is_unhealed(self, ticker: str, now_us: int) -> bool:
+        """Tell whether this connection cannot make one of its markets whole at this moment."""
+        if self.session is None:
+            return now_us - self._down_since_us > _LONG_DOWN_US
+        return self.session.books.is_missing(ticker)
+
     def drop(self, cause: GapCause, reason: str) -> None:
         """Give the socket up, and open another."""
         if self._lost is None:

@@ -270,6 +270,7 @@ class Gatherer:
             self.options,
             auditor=self.auditor,
             unhealed=self.pool.unhealed,
+            is_unhealed=self.pool.is_unhealed,
             publish=self.offer,
             stores=self._book_stores,
             now_us=self._clock_us,

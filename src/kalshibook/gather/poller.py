@@ -98,6 +98,8 @@ class BookPoller:
         options: how often, and with which share of the budget.
         auditor: compares what comes with our own books; None compares nothing.
         unhealed: returns markets whose book the sockets cannot make whole, each with the reason.
+        is_unhealed: tells whether one of them is still like that: a book over REST that is published after
+            the socket's own would put in doubt what has just been made whole.
         publish: takes frames for those markets, each marked as in doubt.
         stores: each takes every book, as the frame of a snapshot without a number; a full one is
             passed over, which is counted.
@@ -112,6 +114,7 @@ class BookPoller:
         *,
         auditor: Auditor | None = None,
         unhealed: Callable[[], Mapping[str, str]] = dict,
+        is_unhealed: Callable[[str], bool] = lambda _: True,
         publish: Callable[[Received], None] = lambda _: None,
         stores: Sequence[Sink] = (),
         now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -123,6 +126,7 @@ class BookPoller:
         self._connection = f"{options.source}/rest"
         self._auditor = auditor
         self._unhealed = unhealed
+        self._is_unhealed = is_unhealed
         self._publish = publish
         self._stores = tuple(stores)
         self._now_us = now_us
@@ -269,7 +273,7 @@ class BookPoller:
                 else:
                     store.offer(self._received(polled, ""))
             reason = unhealed.get(book.ticker)
-            if reason is not None:
+            if reason is not None and self._is_unhealed(book.ticker):
                 self._published += 1
                 doubt = f"{reason}; this is its book over REST, which may be 15 s old"
                 self._publish(self._received(polled, doubt))

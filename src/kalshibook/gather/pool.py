@@ -163,6 +163,13 @@ class Pool:
             }
         return self._unhealed
 
+    def is_unhealed(self, ticker: str) -> bool:
+        """Tell whether that is so of a market at this moment."""
+        number = self.placement.home(ticker)
+        if number is None or number >= len(self._books):
+            return False
+        return self._books[number].is_unhealed(ticker, self._clock_us())
+
     @property
     def connections(self) -> Sequence[Connection]:
         """All connections, those for books first."""
