@@ -20,8 +20,9 @@ from kalshibook.archive.parquet import LAYOUTS
 from kalshibook.archive.rows import Row, SnapshotRow, TickerRow
 from kalshibook.archive.targets import Folder, Target, open_target, put
 from kalshibook.errors import ArchiveError
+from kalshibook.wire import GapRecord
 from tests.archive.conftest import unavailable
-from tests.archive.gathered import NOW_US, Stage, change, delta, everything
+from tests.archive.gathered import NOW_US, Stage, change, delta, everything, store_gaps
 from tests.archive.object_store import ObjectStore, why_no_object_store
 
 pytestmark = pytest.mark.postgres
@@ -166,6 +167,58 @@ def test_what_is_young_waits(merged: Stage, tmp_path: Path) -> None:
 
     assert [] == early.run()
     assert [] != Exporter(merged.production, target, settle_s=60, clock_us=lambda: LATER_US).run()
+
+
+def test_a_clock_that_is_ahead_holds_up_nobody(merged: Stage, tmp_path: Path) -> None:
+    """A row that seems to be received tomorrow is exported, and so is all behind it."""
+    values = (4_000, None, 1, 0, 0, None)
+    merged.store(TickerRow("a", "a.c1", 4, 1, LATER_US + 86_400_000_000, NOW_US, "KXA-1", *values))
+    merged.merge()
+    merged.store(TickerRow("a", "a.c1", 4, 2, NOW_US + 1, NOW_US + 1_000, "KXA-1", *values))
+    merged.merge()
+
+    Exporter(merged.production, Folder(tmp_path), settle_s=60, clock_us=lambda: LATER_US).run()
+
+    assert 3 == len(exported(Folder(tmp_path), "tickers")) == len(stored(merged, "tickers"))
+
+
+def test_texts_in_arrays_come_back_as_they_are(merged: Stage, tmp_path: Path) -> None:
+    """Whatever stands in a ticker, the list of those that a gap concerns is the same in the files."""
+    odd = ("KX,A", 'KX"B', "KX\\C", "NULL", "{D}", "", " \n", "\u00e9\U0001f600", "'; DROP TABLE gaps; --")
+    gaps = [
+        GapRecord(
+            id=f"a/{number}",
+            source="a",
+            connection="a.c1",
+            sid=1,
+            channel="orderbook_delta",
+            cause="gap",
+            from_sequence=1,
+            to_sequence=2,
+            markets=len(tickers),
+            tickers=tickers,
+            detected_us=NOW_US,
+        )
+        for number, tickers in enumerate([odd, (), ("KXA-1",)])
+    ]
+    store_gaps(merged.sources["a"], gaps)
+    merged.merge()
+
+    export(merged, Folder(tmp_path))
+
+    rows = exported(Folder(tmp_path), "gaps")
+    place = [*LAYOUTS["gaps"].columns].index("tickers")
+    assert [gap.tickers for gap in gaps] == [row[place] for row in rows]
+
+
+def test_production_from_a_dump_is_not_taken_for_one_without_news(merged: Stage, tmp_path: Path) -> None:
+    """Where transactions count from an earlier number, nothing new would ever seem to come; it is said."""
+    export(merged, Folder(tmp_path))
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("UPDATE exports SET to_transaction = to_transaction + 1000000")
+
+    with pytest.raises(ArchiveError, match="dump and restore"):
+        export(merged, Folder(tmp_path))
 
 
 class Crash(BaseException):

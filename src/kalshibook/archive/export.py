@@ -138,8 +138,8 @@ class Exporter:
     def _plan(self, connection: Connection, layout: Layout) -> tuple[Any, ...] | None:
         with connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            after = connection.execute(_LAST, [layout.table]).fetchone() or (0, 0)
-            until = self._until(connection, layout, (int(after[0]), int(after[1])))
+            after = _last(connection, layout.table)
+            until = self._until(connection, layout, after)
             if until is None:
                 return None
             return connection.execute(_PLAN, [layout.table, *after, *until]).fetchone()
@@ -148,13 +148,16 @@ class Exporter:
         self, connection: Connection, layout: Layout, after: tuple[int, int]
     ) -> tuple[int, int] | None:
         """Return the last place of the next batch: before anything young, and at most so many rows on."""
-        young_us = self._clock_us() - self._settle_us
+        now_us = self._clock_us()
         received = "detected_us" if layout.table == "gaps" else "received_us"
-        # Rows are taken up to the first young one, and not around it: a cursor knows no holes.
+        # Rows are taken up to the first young one, and not around it: a cursor knows no holes. One that is
+        # far ahead of our clock is of a gatherer whose clock is wrong, and must not hold up all others.
         found = connection.execute(
             f"""
             SELECT xid::text::bigint, ingest FROM (
-                SELECT t.xid, t.ingest, bool_or(t.{received} > %s) OVER (ORDER BY t.xid, t.ingest) AS is_young
+                SELECT t.xid, t.ingest,
+                    bool_or(t.{received} > %s AND t.{received} <= %s) OVER (ORDER BY t.xid, t.ingest)
+                        AS is_young
                 FROM {layout.table} AS t
                 WHERE t.xid < pg_snapshot_xmin(pg_current_snapshot())
                     AND (t.xid, t.ingest) > (%s::text::xid8, %s)
@@ -163,7 +166,7 @@ class Exporter:
             ) AS ahead
             WHERE NOT is_young ORDER BY xid DESC, ingest DESC LIMIT 1
             """,
-            [young_us, after[0], after[1], self._batch_rows],
+            [now_us - self._settle_us, now_us + self._settle_us, *after, self._batch_rows],
         ).fetchone()
         return None if found is None else (int(found[0]), int(found[1]))
 
@@ -204,8 +207,11 @@ class Exporter:
 
     def _lookups(self, connection: Connection) -> None:
         """Write the small tables that numbers in the rows point to, whole, each time."""
+        ends: dict[str, object] = {}
+        for table in ("orderbook_deltas", "gaps"):
+            ends[f"{table}_xid"], ends[f"{table}_ingest"] = _last(connection, table)
         for name, query in _LOOKUPS.items():
-            cursor = connection.execute(query)
+            cursor = connection.execute(query, ends)
             assert cursor.description is not None
             rows = cursor.fetchall()
             names = [column.name for column in cursor.description]
@@ -258,10 +264,26 @@ _FINISH: Final = """
 """
 _LOOKUPS: Final = {
     "sources": "SELECT source_id, name FROM sources ORDER BY source_id",
+    # A connection was watched up to its first change, or gap, that is not in the files yet.
     "streams": """
+        WITH waiting AS (
+            SELECT t.connection_id, min(d.received_us) AS since_us
+            FROM orderbook_deltas AS d CROSS JOIN unnest(d.streams) AS u (stream_id)
+            JOIN streams AS t USING (stream_id)
+            WHERE (d.xid, d.ingest) > (%(orderbook_deltas_xid)s::text::xid8, %(orderbook_deltas_ingest)s)
+            GROUP BY t.connection_id
+            UNION ALL
+            SELECT g.connection_id, min(coalesce(g.since_us, g.detected_us - 60000000))
+            FROM gaps AS g
+            WHERE (g.xid, g.ingest) > (%(gaps_xid)s::text::xid8, %(gaps_ingest)s)
+            GROUP BY g.connection_id
+        )
         SELECT stream_id, t.sid, t.connection_id, c.name AS connection, c.source_id, s.name AS source,
-            t.first_us, t.last_us
+            t.first_us, least(t.last_us, w.since_us - 1) AS last_us
         FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+        LEFT JOIN (
+            SELECT connection_id, min(since_us) AS since_us FROM waiting GROUP BY connection_id
+        ) AS w USING (connection_id)
         ORDER BY stream_id
     """,
 }
@@ -279,6 +301,20 @@ def _claim(connection: Connection, patience_s: float) -> None:
             connection.execute("SELECT pg_advisory_lock(%s)", [EXPORT_LOCK])
     except psycopg.errors.LockNotAvailable:
         raise ArchiveError("another process exports this database") from None
+
+
+def _last(connection: Connection, table: str) -> tuple[int, int]:
+    """Return where the last batch of a table ends."""
+    found = connection.execute(_LAST, [table]).fetchone() or (0, 0)
+    transaction, ingest = map(int, found)
+    horizon = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text").fetchone()
+    assert horizon is not None
+    if transaction >= int(horizon[0]):
+        raise ArchiveError(
+            f"{table} was exported up to transaction {transaction}, and the server is at {horizon[0]}: after"
+            " a dump and restore, rows and the table exports must be given transaction numbers of this server"
+        )
+    return transaction, ingest
 
 
 def _encode(manifest: Manifest) -> bytes:

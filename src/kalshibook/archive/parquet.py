@@ -6,6 +6,7 @@ asked for, and how they compress. Numbers that climb are stored as differences, 
 """
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
@@ -20,6 +21,7 @@ HOUR_US: Final = 3_600_000_000
 
 _INTEGERS: Final = pa.list_(pa.int32())
 _LONGS: Final = pa.list_(pa.int64())
+_TEXTS: Final = pa.list_(pa.string())
 
 
 class Layout(NamedTuple):
@@ -40,8 +42,12 @@ class Layout(NamedTuple):
         names = []
         for name, kind in self.columns.items():
             text = self.computed.get(name, f"t.{name}")
-            # The reader of CSV tells NULL from text, and nothing else tells it an empty array.
-            names.append(f"nullif({text}, '{{}}')" if pa.types.is_list(kind) else text)
+            # The reader of CSV tells NULL from text, and nothing else tells it an empty array. An array of
+            # texts is written as JSON, because its own form quotes some of them.
+            if kind == _TEXTS:
+                names.append(f"nullif(to_json({text})::text, '[]')")
+            else:
+                names.append(f"nullif({text}, '{{}}')" if pa.types.is_list(kind) else text)
         return ", ".join([*names, f"({self.at})"])
 
 
@@ -154,9 +160,9 @@ LAYOUTS: Final = {
                 "channel": pa.string(),
                 "cause": pa.string(),
                 "how": pa.string(),
-                "tickers": pa.list_(pa.string()),
+                "tickers": _TEXTS,
                 "outcome": pa.string(),
-                "lost_tickers": pa.list_(pa.string()),
+                "lost_tickers": _TEXTS,
                 "backfilled_trades": pa.int32(),
             },
             ("detected_us", "gap_id"),
@@ -199,7 +205,9 @@ def read_csv(data: bytes, layout: Layout) -> pa.Table:
 
 
 def _lists(texts: pa.Array, kind: pa.ListType) -> pa.Array:
-    """Read ``{1,2,3}``; what is null is an empty list."""
+    """Read ``{1,2,3}``, or JSON where it is of texts; what is null is an empty list."""
+    if kind == _TEXTS:
+        return pa.array([json.loads(text or "[]") for text in texts.to_pylist()], kind)
     parts = pc.split_pattern(pc.utf8_trim(texts, "{}"), ",")
     lengths = pc.fill_null(pc.list_value_length(parts), 0)
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths).cast(pa.int32())])
