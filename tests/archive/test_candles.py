@@ -7,9 +7,11 @@ import psycopg
 import pytest
 
 from kalshibook.archive.candles import Candle, candles, mid_candles, trade_candles
+from kalshibook.archive.dedup import Deduplicator
 from kalshibook.archive.export import Exporter
 from kalshibook.archive.reading import open_archive
 from kalshibook.archive.rebuild import KnownTrade
+from kalshibook.archive.rows import SnapshotRow
 from kalshibook.archive.targets import Folder
 from tests.archive.gathered import NOW_US, MakeArchive, store, trade
 from tests.archive.scenario import START_US, Scenario
@@ -63,6 +65,28 @@ def test_trade_candles_are_the_same_everywhere(
 
     assert expected == view == in_place
     assert len(expected) >= 2
+
+
+def test_a_market_that_begins_later_has_all_its_candles(new_archive: MakeArchive, tmp_path: Path) -> None:
+    """From its first snapshot on, however many come after it."""
+    production = new_archive("production")
+    sources = {"a": new_archive("local")}
+    prices = range(1_000, 1_150)
+    rows = [
+        SnapshotRow("a", "a.c1", 1, n, at_us, at_us, "KXA-1", 1, 2, (price,), (100,), (2_000,), (100,))
+        for n, price in enumerate(prices)
+        for at_us in [NOW_US + n * 90_000_000]
+    ]
+    store(sources["a"], rows)
+    with Deduplicator(sources, production) as dedup:
+        dedup.drain()
+    Exporter(production, Folder(tmp_path), settle_s=0).run()
+
+    for address in (production, str(tmp_path)):
+        with open_archive(address) as archive:
+            found = mid_candles(archive, "KXA-1", NOW_US - 10**9, NOW_US + 150 * 90_000_000, 3_600_000_000)
+
+        assert NOW_US // 3_600_000_000 * 3_600_000_000 == found[0].at_us
 
 
 def test_mid_candles_follow_every_change(

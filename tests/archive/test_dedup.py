@@ -27,6 +27,7 @@ from tests.archive.gathered import (
     expected,
     held,
     store,
+    trade,
 )
 from tests.archive.postgres import PostgresServer
 
@@ -224,6 +225,21 @@ def test_a_source_that_was_put_back_is_read_from_its_beginning(stage: Stage) -> 
     stage.merge()
 
     stage.check()
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_trade_whose_time_is_rounded_otherwise_is_one(stage: Stage, order: str, together: bool) -> None:
+    """An id seen a moment before or after is the same trade, whoever is merged first."""
+    for number, source in enumerate(order):
+        stage.store(trade(source, number, "t-1", NOW_US + (source == "b") * 1_000))
+        if not together:
+            stage.merge()
+    stage.merge()
+
+    stage.check()
+    with psycopg.connect(stage.production) as connection:
+        assert [("t-1",)] == connection.execute("SELECT trade_id FROM trades").fetchall()
 
 
 def test_no_table_is_read_beyond_the_changes(stage: Stage) -> None:

@@ -133,6 +133,21 @@ def test_what_all_lost_is_lost_and_named(stage: Stage) -> None:
     } == judged(stage)
 
 
+def test_what_was_lost_is_looked_at_again(stage: Stage) -> None:
+    """A source whose database was away comes back hours later, and what it saw fills the gap."""
+    two_sources(stage, gap("a", 20, 25, 26))
+    away = stage.sources.pop("b")
+    assert {"a/orderbook_delta/20": ("lost", ["KXA-1"], 0)} == judged(stage)
+    stage.sources["b"] = away
+    stage.merge()
+    with psycopg.connect(stage.production, autocommit=True) as connection:
+        assert [] == judge(connection, None, clock_us=lambda: LATER_US + 60 * SECOND_US)
+        assert 1 == len(judge(connection, None, clock_us=lambda: LATER_US + 3_600 * SECOND_US))
+        assert [] == judge(connection, None, clock_us=lambda: LATER_US + 9_000 * SECOND_US)
+
+    assert {"a/orderbook_delta/20": ("filled", [], 0)} == outcomes(stage)
+
+
 def test_a_gap_is_judged_when_all_are_merged(stage: Stage) -> None:
     """Not before it was healed some minutes ago, so that a source that lags has its say; and once."""
     two_sources(stage, gap("a", 20, 25, 26))

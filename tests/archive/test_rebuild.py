@@ -29,7 +29,7 @@ from kalshibook.archive.targets import Folder
 from kalshibook.errors import ArchiveError
 from kalshibook.store import Condition
 from kalshibook.wire import GapRecord, Side
-from tests.archive.gathered import MakeArchive, store, store_gaps
+from tests.archive.gathered import NOW_US, MakeArchive, Stage, change, delta, store, store_gaps
 from tests.archive.scenario import START_US, Scenario, sides
 
 SIDES: dict[int, Side] = {1: "yes", 2: "no"}
@@ -245,6 +245,26 @@ def test_files_say_nothing_of_what_is_not_in_them_yet(
         live, total = compared(files, scenario, moments_of(scenario, 60))
 
     assert 0 < live < total
+
+
+def test_a_row_that_grew_counts_once_beside_one_without_a_time(
+    new_archive: MakeArchive, tmp_path: Path
+) -> None:
+    """In the files it stands twice, with another first receipt; what has no time changes nothing in that."""
+    stage = Stage(new_archive)
+    stage.store(delta("a", 9, change(4_000, 100)), delta("a", 10, change(4_000, 300, None)))
+    for late in (None, delta("b", 2, change(4_000, 100))):
+        stage.store(*([late] if late else []))
+        stage.merge()
+        Exporter(stage.production, Folder(tmp_path), settle_s=0).run()
+
+    found = []
+    for address in (stage.production, str(tmp_path)):
+        with open_archive(address) as archive:
+            changes = archive.changes("KXA-1", NOW_US, NOW_US + 1_000)
+        found.append(sorted((one.at_us, one.price, one.change, one.count) for one in changes))
+
+    assert [(NOW_US, 4_000, 100, 1), (NOW_US + 10, 4_000, 300, 1)] == found[0] == found[1]
 
 
 def test_from_databases_and_files(scenario: Scenario, new_archive: MakeArchive, tmp_path: Path) -> None:

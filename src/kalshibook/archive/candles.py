@@ -77,6 +77,9 @@ def _mids(archive: Archive, ticker: str, from_us: int, until_us: int) -> Iterato
         if not later:
             return
         start_us = later[-1].at_us
+        # Only so many are returned at once: the market's first is behind them.
+        while later := archive.snapshots_before(ticker, start_us - 1):
+            start_us = later[-1].at_us
         book = book_from(archive, ticker, start_us)
     sizes: dict[Side, dict[int, int]] = {
         "yes": {level.price: level.size for level in book.yes},

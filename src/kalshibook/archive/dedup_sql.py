@@ -223,17 +223,29 @@ _SOURCES: Final = (
     " JOIN sources AS p ON p.name = o.name"
 )
 
+# REST rounds the time of a trade otherwise than the socket does: an id that is known from a moment before
+# or after is the same trade.
 _TRADES: Final = f"""
-    WITH fresh AS (
+    WITH placed AS (
+        SELECT s.*, coalesce(
+            (
+                SELECT min(k.exchange_at) FROM trades AS k
+                WHERE k.trade_id = s.trade_id AND k.exchange_at
+                    BETWEEN s.exchange_at - interval '1 s' AND s.exchange_at + interval '1 s'
+            ),
+            min(s.exchange_at) OVER (PARTITION BY s.trade_id)
+        ) AS placed_at
+        FROM staged_trades AS s
+    ), fresh AS (
         SELECT
-            s.trade_id, s.exchange_at,
+            s.trade_id, s.placed_at AS exchange_at,
             max(s.exchange_us) AS exchange_us, min(s.received_us) AS received_us,
             {_BIT.replace("source_id", "p.source_id")} AS sources,
             min(s.size) AS size, min(s.ticker) AS ticker, min(s.yes_price) AS yes_price,
             min(s.taker_side) AS taker_side,
             bool_or(s.is_block_trade) AS is_block_trade, bool_and(s.consistent) AS consistent
-        FROM staged_trades AS s {_SOURCES}
-        GROUP BY s.trade_id, s.exchange_at
+        FROM placed AS s {_SOURCES}
+        GROUP BY s.trade_id, s.placed_at
     ), done AS (
         INSERT INTO trades AS known
             (exchange_at, exchange_us, received_us, size, sources, yes_price, taker_side, is_block_trade,

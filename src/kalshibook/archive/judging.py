@@ -27,6 +27,10 @@ Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 _BOOKS: Final = "orderbook_delta"
 _TRADES: Final = "trade"
+_AGAIN_US: Final = 3_600_000_000
+"""After how long a gap that was called lost is looked at again."""
+_AGAIN_FOR_US: Final = 7 * 86_400_000_000
+"""For how long: gatherers keep their rows as long, and whoever was away is merged by then or never."""
 _FEW: Final = 20
 """Markets that are asked for one by one; for more, everybody's trades of that time are read."""
 
@@ -58,6 +62,10 @@ class _Row(NamedTuple):
     detected_us: int
     healed_us: int | None
     tickers: Sequence[str]
+    outcome: str | None
+    """What was said of it before: it is looked at again."""
+    lost_tickers: Sequence[str] | None
+    trades: int | None
 
     @property
     def from_us(self) -> int:
@@ -82,8 +90,9 @@ def judge(
     Args:
         connection: production, in autocommit mode.
         lister: the exchange, for missing trades; without it those gaps wait.
-        settle_s: how long after the healing; all sources are merged by then. A gap that nothing has
-            healed for ten times as long is judged too.
+        settle_s: how long after the healing; sources that answer are merged by then. A gap that nothing
+            has healed for ten times as long is judged too, and what was lost is looked at again each hour
+            for a week.
         clock_us: now.
         most: gaps in one pass.
     """
@@ -91,11 +100,22 @@ def judge(
     settled_us = now_us - int(settle_s * 1_000_000)
     rows = [
         _Row(*row)
-        for row in connection.execute(_UNJUDGED, [settled_us, settled_us - int(settle_s * 9_000_000), most])
+        for row in connection.execute(
+            _UNJUDGED,
+            [
+                *(settled_us, settled_us - int(settle_s * 9_000_000)),
+                *(now_us - _AGAIN_US, now_us - _AGAIN_FOR_US, most),
+            ],
+        )
     ]
     done: list[Judged] = []
     for row in rows:
-        if row.channel == _TRADES or not row.channel:
+        if row.outcome is not None:
+            outcome = _judge_again(connection, row)
+            if outcome.outcome == row.outcome and outcome.lost_tickers == tuple(row.lost_tickers or ()):
+                connection.execute(_JUDGED_AGAIN, [now_us, row.gap_id])
+                continue
+        elif row.channel == _TRADES or not row.channel:
             trades = _judge_trades(connection, row, lister)
             if trades is None:
                 continue
@@ -117,6 +137,19 @@ def judge(
             _log.warning("gap %s is lost: nobody else watched %d of its markets", row.gap_id, markets)
         done.append(outcome)
     return done
+
+
+def _judge_again(connection: Connection, row: _Row) -> Judged:
+    """Ask again of what was called lost: a source that was away may have been merged since."""
+    trades = row.trades or 0
+    if row.channel in {_BOOKS, ""}:
+        lost = _lost_books(connection, row)
+    elif _another_was_there(connection, row, row.channel):
+        lost = ()
+    else:
+        return Judged(row.gap_id, "lost", (), trades)
+    found = "lost" if lost else "backfilled" if trades else "filled"
+    return Judged(row.gap_id, found, lost, trades)
 
 
 def _lost_books(connection: Connection, row: _Row) -> tuple[str, ...]:
@@ -213,9 +246,14 @@ def add_trades(connection: Connection, trades: Iterable[Trade]) -> int:
 
 _AT: Final = "(timestamptz 'epoch' + f.at_us * interval '1 microsecond')"
 _UNJUDGED: Final = """
-    SELECT gap_id, source_id, connection_id, sid, channel, since_us, detected_us, healed_us, tickers FROM gaps
-    WHERE outcome IS NULL AND (healed_us <= %s OR detected_us <= %s) ORDER BY detected_us LIMIT %s
+    SELECT gap_id, source_id, connection_id, sid, channel, since_us, detected_us, healed_us, tickers,
+        outcome, lost_tickers, backfilled_trades
+    FROM gaps
+    WHERE (outcome IS NULL AND (healed_us <= %s OR detected_us <= %s))
+        OR (outcome = 'lost' AND judged_us <= %s AND detected_us >= %s)
+    ORDER BY outcome IS NOT NULL, detected_us LIMIT %s
 """
+_JUDGED_AGAIN: Final = "UPDATE gaps SET judged_us = %s WHERE gap_id = %s"
 _WRITE: Final = """
     UPDATE gaps SET outcome = %s, judged_us = %s, lost_tickers = %s, backfilled_trades = %s,
         ingest = nextval('ingest_order'), xid = pg_current_xact_id()

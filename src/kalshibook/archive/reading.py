@@ -213,7 +213,7 @@ _SNAPSHOTS: Final = f"""
 """
 _TRADES: Final = f"""
     SELECT {_AT}, t.trade_id, t.yes_price, t.size, t.taker_side FROM trades AS t
-    WHERE t.ticker = %(ticker)s AND t.exchange_at >= {_MOMENT.format("(%(from)s::bigint - 1000)")}
+    WHERE t.ticker = %(ticker)s AND t.exchange_at >= {_MOMENT.format("(%(from)s::bigint - 1001000)")}
         AND {_AT} >= %(from)s AND {_AT} < %(until)s AND NOT t.is_block_trade
 """
 _SEEN: Final = f"""
@@ -501,9 +501,12 @@ def _summed(rows: pa.Table) -> list[Sum]:
 
 
 def _last_of_each(rows: pa.Table, keys: list[str]) -> pa.Table:
-    # Without an exchange time nothing says that two are one: each has its receipt.
-    keys = [*keys, "received_us"] if "exchange_us" in keys and rows["exchange_us"].null_count else keys
-    last = rows.select([*keys, "ingest"]).group_by(keys).aggregate([("ingest", "max")])
+    keyed = rows
+    if "exchange_us" in keys:
+        # Where the exchange's time is missing the first receipt stands in, as in production's own key.
+        at_us = pc.coalesce(rows["exchange_us"], rows["received_us"])
+        keyed = rows.set_column(rows.schema.get_field_index("exchange_us"), "exchange_us", at_us)
+    last = keyed.select([*keys, "ingest"]).group_by(keys).aggregate([("ingest", "max")])
     if last.num_rows == rows.num_rows:
         return rows
     return rows.filter(pc.is_in(rows["ingest"], value_set=last["ingest_max"].combine_chunks()))
