@@ -186,6 +186,13 @@ def test_export_again_and_again(start: Start, merged: Databases, tmp_path: Path)
     with psycopg.connect(merged.production) as connection:
         connection.execute("DELETE FROM exports")
     export.wait_for("^orderbook_deltas: ")
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("ALTER TABLE exports RENAME TO mislaid")
+    export.wait_for("the export failed and is tried again")
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("ALTER TABLE mislaid RENAME TO exports")
+        connection.execute("DELETE FROM exports")
+    export.wait_for("^orderbook_deltas: ")
 
     assert 0 == export.stopped(signal.SIGINT, within=STOP_S)
 
@@ -273,6 +280,30 @@ def test_mistakes_are_one_line(arguments: list[str], reason: str) -> None:
 
     assert 0 != result.exit_code
     assert reason in result.output
+
+
+@pytest.mark.parametrize("address", ["postgresql//me:hunter2@db/x", "postgresql://me:hunter2@db:y/x"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["write"],
+        ["export", "--to", "/nowhere"],
+        ["dedup", "--set", "dedup.source_dsns.a=postgresql://x@127.0.0.1:1/none"],
+        ["gaps", "--ticker", "A", "--from", "2026-01-01", "--to", "2026-01-02"],
+        ["completeness", "--from", "2026-01-01", "--to", "2026-01-02"],
+        ["replay", "--ticker", "A", "--at", "2026-01-01"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_mistaken_address_shows_no_password(command: list[str], address: str) -> None:
+    """What cannot be read is refused in one line that does not repeat it."""
+    arguments = ["archive", *command, "--dsn", address]
+    result = CliRunner().invoke(app, arguments, prog_name="kalshibook")
+
+    assert 1 == result.exit_code
+    assert result.output.startswith("kalshibook: ")
+    assert "hunter2" not in result.output
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, Final, TypeAlias, final
 import msgspec
 import psycopg
 
+from kalshibook.archive.database import parsed
 from kalshibook.archive.describing import describe_events, describe_markets, describe_series
 from kalshibook.archive.exchange import Exchange
 from kalshibook.archive.judging import judge
@@ -90,7 +91,7 @@ class Chores:
 
     def judge(self) -> None:
         """Judge the gaps that have settled."""
-        with psycopg.connect(self._production, autocommit=True) as connection:
+        with psycopg.connect(parsed(self._production), autocommit=True) as connection:
             if self._exchange is None:
                 self._count(connection, None)
             else:
@@ -102,7 +103,10 @@ class Chores:
         assert self._exchange is not None
         now_s = self._clock_s()
         since_s = None if now_s >= self._full_at_s else self._listed_s
-        with psycopg.connect(self._production, autocommit=True) as connection, self._exchange() as exchange:
+        with (
+            psycopg.connect(parsed(self._production), autocommit=True) as connection,
+            self._exchange() as exchange,
+        ):
             passes = (
                 ("series", describe_series(connection, exchange.series())),
                 ("events", describe_events(connection, exchange.events())),

@@ -9,7 +9,7 @@ import psycopg
 from kalshibook.archive.splitting import RowRefused
 from kalshibook.errors import ArchiveError
 
-__all__ = ["Connection", "DatabaseDown", "PartitionGone", "connect", "judged", "run"]
+__all__ = ["Connection", "DatabaseDown", "PartitionGone", "connect", "judged", "parsed", "run"]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
@@ -53,7 +53,7 @@ def connect(dsn: str, *, name: str = "kalshibook archive") -> Connection:
         "application_name": name,
     }
     try:
-        given = psycopg.conninfo.conninfo_to_dict(dsn)
+        given = psycopg.conninfo.conninfo_to_dict(parsed(dsn))
         connection = psycopg.connect(
             psycopg.conninfo.make_conninfo("", **(defaults | given)), autocommit=True
         )
@@ -61,6 +61,23 @@ def connect(dsn: str, *, name: str = "kalshibook archive") -> Connection:
     except psycopg.Error as error:
         raise judged(error) from None
     return connection
+
+
+def parsed(dsn: str) -> str:
+    """
+    Return an address that libpq can read.
+
+    Raises:
+        ArchiveError: it cannot; the address is not repeated, for a password may be anywhere in it.
+    """
+    try:
+        psycopg.conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        raise ArchiveError(
+            "the address of a database cannot be read; it is postgresql://user:password@host/name, with what"
+            " is special in a password percent-encoded, or key=value pairs"
+        ) from None
+    return dsn
 
 
 def run(

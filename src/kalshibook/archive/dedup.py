@@ -20,6 +20,7 @@ from typing import Any, Final, Self, TypeAlias, final
 import msgspec
 import psycopg
 
+from kalshibook.archive.database import parsed
 from kalshibook.archive.dedup_sql import (
     FIND_STREAMS,
     MERGES,
@@ -147,7 +148,7 @@ class Deduplicator:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         if not sources:
-            raise ArchiveError("there is no source to read; set dedup.sources.<name> to a database")
+            raise ArchiveError("there is no source to read; set dedup.source_dsns.<name> to a database")
         self.states: Final = {name: SourceState(name) for name in sources}
         """By name."""
         self.progress: Final = Progress()
@@ -445,7 +446,7 @@ class _Reader:
     def _connected(self) -> Connection:
         connection = self._connection
         if connection is None or connection.broken or connection.closed:
-            connection = psycopg.connect(self._address, autocommit=True, **_CONNECTION)  # type: ignore[arg-type]  # libpq takes numbers too
+            connection = psycopg.connect(parsed(self._address), autocommit=True, **_CONNECTION)  # type: ignore[arg-type]  # libpq takes numbers too
             self._connection = connection
             if not _one(connection, "SELECT to_regclass('ingest_order') IS NOT NULL"):
                 raise ArchiveError(
@@ -481,7 +482,7 @@ _IDENTITY: Final = """
 
 
 def _open(address: str) -> Connection:
-    return psycopg.connect(address, autocommit=True, **_CONNECTION)  # type: ignore[arg-type]  # libpq takes numbers too
+    return psycopg.connect(parsed(address), autocommit=True, **_CONNECTION)  # type: ignore[arg-type]  # libpq takes numbers too
 
 
 def _claim(connection: Connection, patience_s: float) -> None:

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kalshibook.archive.database import parsed
 from kalshibook.archive.parquet import HOUR_US, LAYOUTS, Layout, hours, read_csv, write
 from kalshibook.archive.targets import Target, put
 from kalshibook.errors import ArchiveError
@@ -112,7 +113,7 @@ class Exporter:
             ArchiveError: the database is not migrated, or another process exports it.
         """
         done: list[Manifest] = []
-        with psycopg.connect(self._production, autocommit=True) as connection:
+        with psycopg.connect(parsed(self._production), autocommit=True) as connection:
             _claim(connection, self._patience_s)
             for layout in LAYOUTS.values():
                 while (manifest := self._batch(connection, layout)) is not None:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from kalshibook.archive.database import parsed
 from kalshibook.archive.gaps import Coverage, Gap, Seen, coverage_of
 from kalshibook.archive.rebuild import KnownChange, KnownSnapshot, KnownTrade, Sum, sums
 from kalshibook.errors import ArchiveError
@@ -47,7 +48,7 @@ class DatabaseArchive:
     """
 
     def __init__(self, dsn: str) -> None:
-        self._connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(dsn, autocommit=True)
+        self._connection: psycopg.Connection[tuple[Any, ...]] = psycopg.connect(parsed(dsn), autocommit=True)
         row = self._connection.execute(
             "SELECT to_regclass('orderbook_deltas') IS NOT NULL, to_regclass('streams') IS NOT NULL"
         ).fetchone()

@@ -1,6 +1,7 @@
 """`kalshibook archive`: what the gatherers saw, kept for good."""
 
-from typing import Final
+import sys
+from typing import Any, Final
 
 import click
 
@@ -32,6 +33,18 @@ class ArchiveGroup(LazyGroup):
 
     lazy_commands = ARCHIVE_COMMANDS
     extra = "archive,cli"
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a subcommand; what the database does not do is said in one line."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # Looked up, not imported: not every subcommand needs it.
+            psycopg = sys.modules.get("psycopg")
+            if psycopg is None or not isinstance(error, psycopg.Error):
+                raise
+            reason = str(error).strip() or type(error).__name__
+            raise click.ClickException(f"the database: {reason}") from None
 
 
 @click.group(cls=ArchiveGroup)

@@ -1,5 +1,6 @@
 """`kalshibook archive export` and `check`: production into Parquet."""
 
+import logging
 from typing import Final
 
 import click
@@ -14,6 +15,8 @@ from kalshibook.errors import SettingsError
 from kalshibook.settings import Loaded
 
 __all__ = ["check_export", "export"]
+
+_log = logging.getLogger(__name__)
 
 _TO: Final = Flag("--to", "A folder, or s3://bucket/prefix.", ["export.target"])
 _PRODUCTION: Final = Flag("--dsn", "The production database: postgresql://user@host/name.", ["archive.dsn"])
@@ -39,15 +42,20 @@ def export(loaded: Loaded) -> None:
         settle_s=options.settle_s,
     )
     with set_by_signals() as stop:
-        while not stop.is_set():
-            for manifest in exporter.run():
-                click.echo(
-                    f"{manifest.table}: {manifest.rows:,} rows in {len(manifest.files)} files,"
-                    f" {manifest.bytes:,} bytes"
-                )
-            if not options.every_s:
-                return
-            stop.wait(options.every_s)
+        _export_once(exporter)
+        while options.every_s and not stop.wait(options.every_s):
+            try:
+                _export_once(exporter)
+            except Exception as error:  # noqa: BLE001 - of a database, a disk or a bucket that is away
+                # The first one has shown that all is set right; what is begun is finished the next time.
+                _log.warning("the export failed and is tried again: %s: %s", type(error).__name__, error)
+
+
+def _export_once(exporter: Exporter) -> None:
+    for manifest in exporter.run():
+        click.echo(
+            f"{manifest.table}: {manifest.rows:,} rows in {len(manifest.files)} files, {manifest.bytes:,} bytes"
+        )
 
 
 @click.command(name="check")

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from kalshibook.archive.candles import Kind, candles as candles_of
 from kalshibook.archive.completeness import completeness as shares_of
+from kalshibook.archive.database import parsed
 from kalshibook.archive.reading import DatabaseArchive, ParquetArchive, open_archive
 from kalshibook.archive.rebuild import book_from
 from kalshibook.cli.archive_dedup import production_of
@@ -77,7 +78,7 @@ def completeness(
     loaded: Loaded, *, from_us: int, until_us: int, ticker: str | None, by_market: bool, as_json: bool
 ) -> None:
     """Print which share of the changes that are known each gatherer saw, hour by hour."""
-    with psycopg.connect(production_of(loaded.settings)) as connection:
+    with psycopg.connect(parsed(production_of(loaded.settings))) as connection:
         shares = shares_of(connection, from_us, until_us, ticker=ticker, by_market=by_market)
     if as_json:
         values = [
@@ -166,8 +167,9 @@ def candles(
 
 
 def _opened(loaded: Loaded, address: str | None) -> DatabaseArchive | ParquetArchive:
-    options = loaded.settings.export.s3_credentials
-    return open_archive(address or production_of(loaded.settings), dict(options))
+    if address is None:
+        return DatabaseArchive(production_of(loaded.settings))
+    return open_archive(address, dict(loaded.settings.export.s3_credentials))
 
 
 def _levels(ladder: Ladder) -> list[tuple[str, str]]:
