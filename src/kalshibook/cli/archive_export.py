@@ -54,7 +54,8 @@ def export(loaded: Loaded) -> None:
 def _export_once(exporter: Exporter) -> None:
     for manifest in exporter.run():
         click.echo(
-            f"{manifest.table}: {manifest.rows:,} rows in {len(manifest.files)} files, {manifest.bytes:,} bytes"
+            f"{manifest.table}: {manifest.rows:,} rows in {len(manifest.files)} files,"
+            f" {manifest.bytes:,} bytes"
         )
 
 
