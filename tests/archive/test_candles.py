@@ -13,7 +13,8 @@ from kalshibook.archive.reading import open_archive
 from kalshibook.archive.rebuild import KnownTrade
 from kalshibook.archive.rows import SnapshotRow
 from kalshibook.archive.targets import Folder
-from tests.archive.gathered import NOW_US, MakeArchive, store, trade
+from kalshibook.wire import GapRecord
+from tests.archive.gathered import NOW_US, MakeArchive, change, delta, store, store_gaps, trade
 from tests.archive.scenario import START_US, Scenario
 from tests.archive.test_rebuild import gathered
 
@@ -87,6 +88,45 @@ def test_a_market_that_begins_later_has_all_its_candles(new_archive: MakeArchive
             found = mid_candles(archive, "KXA-1", NOW_US - 10**9, NOW_US + 150 * 90_000_000, 3_600_000_000)
 
         assert NOW_US // 3_600_000_000 * 3_600_000_000 == found[0].at_us
+
+
+@pytest.mark.parametrize("after", [True, False], ids=["changes-after", "nothing-after"])
+def test_the_mid_is_right_again_behind_a_gap(new_archive: MakeArchive, after: bool) -> None:
+    """Levels whose end nobody saw are gone with the next snapshot."""
+    production = new_archive("production")
+    sources = {"a": new_archive("local")}
+
+    def book(number: int, at_s: int, price: int) -> SnapshotRow:
+        at_us = NOW_US + at_s * 1_000_000
+        sides = ((price,), (100,), (5_000,), (100,))
+        return SnapshotRow("a", "a.c1", 1, number, at_us, at_us, "KXA-1", 1, 2, *sides)
+
+    change_at_us = NOW_US + 20_000_000
+    moved = delta("a", 13, change(3_900, 100, change_at_us))._replace(received_us=change_at_us)
+    store(sources["a"], [book(1, 0, 4_000), book(12, 10, 3_800), book(14, 60, 3_800), *([moved] * after)])
+    record = GapRecord(
+        id="a/1",
+        source="a",
+        connection="a.c1",
+        sid=1,
+        channel="orderbook_delta",
+        cause="gap",
+        from_sequence=2,
+        to_sequence=11,
+        markets=1,
+        tickers=("KXA-1",),
+        detected_us=NOW_US + 9_000_000,
+        healed_us=NOW_US + 10_000_000,
+    )
+    store_gaps(sources["a"], [record])
+    with Deduplicator(sources, production) as dedup:
+        dedup.drain()
+
+    with open_archive(production) as archive:
+        found = mid_candles(archive, "KXA-1", NOW_US, NOW_US + 40_000_000, 10_000_000)
+
+    mids = [9_000, 8_800, 8_900 if after else 8_800, 8_900 if after else 8_800]
+    assert mids == [one.close for one in found]
 
 
 def test_mid_candles_follow_every_change(

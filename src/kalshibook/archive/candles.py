@@ -6,6 +6,7 @@ nothing changed in it: its open is what the span before left. Twice the mid is s
 it stays an integer.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Literal, TypeAlias
@@ -14,7 +15,7 @@ import msgspec
 
 from kalshibook.archive.rebuild import Archive, KnownTrade, book_from
 from kalshibook.numbers import ONE_DOLLAR
-from kalshibook.store import Condition
+from kalshibook.store import Book, Condition
 from kalshibook.wire import Side
 
 __all__ = ["Candle", "Kind", "candles", "mid_candles", "trade_candles"]
@@ -81,15 +82,21 @@ def _mids(archive: Archive, ticker: str, from_us: int, until_us: int) -> Iterato
         while later := archive.snapshots_before(ticker, start_us - 1):
             start_us = later[-1].at_us
         book = book_from(archive, ticker, start_us)
-    sizes: dict[Side, dict[int, int]] = {
-        "yes": {level.price: level.size for level in book.yes},
-        "no": {level.price: level.size for level in book.no},
-    }
+    sizes = _sizes(book)
     last = _mid(sizes)
     yield start_us, last
+    # What was lost is in no change: behind each such stretch the book begins anew.
+    lost = archive.coverage(ticker, start_us, until_us).lost(start_us, until_us)
+    healed = deque(part.until_us for part in lost if part.until_us < until_us)
     changes = sorted(archive.changes(ticker, start_us + 1, until_us), key=lambda change: change.at_us)
     # What happens within the exchange's millisecond has no order to speak of: only its end is a value.
     for at_us, together in groupby(changes, key=lambda change: change.at_us):
+        while healed and healed[0] < at_us:
+            healed_us = healed.popleft()
+            sizes = _sizes(book_from(archive, ticker, healed_us))
+            if (mid := _mid(sizes)) != last:
+                last = mid
+                yield healed_us, mid
         for change in together:
             side = sizes[change.side]
             size = side.pop(change.price, 0) + change.change * change.count
@@ -99,6 +106,18 @@ def _mids(archive: Archive, ticker: str, from_us: int, until_us: int) -> Iterato
         if mid != last:
             last = mid
             yield at_us, mid
+    for healed_us in healed:
+        mid = _mid(_sizes(book_from(archive, ticker, healed_us)))
+        if mid != last:
+            last = mid
+            yield healed_us, mid
+
+
+def _sizes(book: Book) -> dict[Side, dict[int, int]]:
+    return {
+        "yes": {level.price: level.size for level in book.yes},
+        "no": {level.price: level.size for level in book.no},
+    }
 
 
 def _mid(sizes: dict[Side, dict[int, int]]) -> int | None:
