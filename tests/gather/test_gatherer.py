@@ -103,7 +103,7 @@ async def test_a_clock_that_is_set_back_keeps_no_market_out() -> None:
 
 async def test_what_kafka_refuses_is_made_good_by_a_snapshot() -> None:
     """A reader hears of a lost record with the market's next change, which may be hours away."""
-    async with gathering() as (exchange, broker, gatherer):
+    async with gathering() as (exchange, _, gatherer):
         ticker = exchange.tickers[0]
         before = gatherer.router.statistics().types["orderbook_snapshot"]
         for _ in range(5):
@@ -113,6 +113,27 @@ async def test_what_kafka_refuses_is_made_good_by_a_snapshot() -> None:
         await until(lambda: gatherer.pool.is_live)
         assert before + 1 == gatherer.router.statistics().types["orderbook_snapshot"]
         assert 5 == gatherer.incidents.counts()["unpublished"]
+
+
+async def test_markets_without_a_connection_are_no_readiness() -> None:
+    """All connections are whole and full: what is on none of them is missing all the same."""
+    options = {"book_connections": 1, "max_connections": 1, "markets_per_connection": 10}
+    async with gathering(**options) as (_, _, gatherer):
+        health = gatherer.health()
+        assert (False, ("20 markets have no connection",)) == (health.is_ready, health.reasons)
+
+
+async def test_many_markets_that_the_exchange_does_not_answer_for_are_no_readiness() -> None:
+    """A few of them are every day's business; where they are many, something is wrong with the exchange."""
+    async with gathering() as (exchange, _, gatherer):
+        await gatherer.add(["KXNO-1"])
+        await until(lambda: gatherer.health().pool.by_state.get("missing") == 1)
+        assert gatherer.health().is_ready
+        await gatherer.add(["KXNO-2", "KXNO-3"])
+        await until(lambda: gatherer.health().pool.by_state.get("missing") == 3)
+        health = gatherer.health()
+        assert ("the exchange does not answer for 3 of 33 markets",) == health.reasons
+        assert 30 == len(exchange.tickers)
 
 
 async def test_commands_that_time_out_are_repeated() -> None:

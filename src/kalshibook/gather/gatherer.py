@@ -330,9 +330,14 @@ class Gatherer:
         reasons = [f"connection {text}" for text in pool.down]
         if not self._live.is_set():
             reasons.append("not every connection has been whole yet")
-        in_doubt = pool.markets - pool.by_state.get("live", 0) - pool.by_state.get("missing", 0)
+        missing = pool.by_state.get("missing", 0)
+        in_doubt = pool.markets - pool.by_state.get("live", 0) - missing
         if pool.markets and in_doubt > pool.markets * _STALE_SHARE:
             reasons.append(f"{in_doubt:,} of {pool.markets:,} markets are not live")
+        if missing > pool.markets * _STALE_SHARE:
+            reasons.append(f"the exchange does not answer for {missing:,} of {pool.markets:,} markets")
+        if pool.homeless:
+            reasons.append(f"{pool.homeless:,} markets have no connection")
         if self.sync is not None:
             reasons += self.sync.reasons_against()
         if self.router.is_full:
