@@ -10,6 +10,7 @@ from kalshibook.feeds.positions import (
     start_at_offsets,
     start_at_time,
     without_hole,
+    without_strangers,
 )
 
 BOUNDS = {0: Bounds(5, 20), 1: Bounds(0, 0), 2: Bounds(30, 30)}
@@ -53,6 +54,19 @@ class TestStart:
         assert {0: offset, 1: 0, 2: 30} == start.offsets
         assert ({0} if is_overtaken else set()) == start.overtaken.keys()
         assert all(f"offset {wanted}" in reason for reason in start.overtaken.values())
+
+    @pytest.mark.parametrize(
+        ("younger", "offset"),
+        [(-1, 13), (13, 13), (19, 13), (12, 5), (5, 5)],
+        ids=["none", "next", "later", "before", "first"],
+    )
+    def test_at_offsets_of_a_topic_that_was_made_anew(self, younger: int, offset: int) -> None:
+        """No record before a checkpoint is younger; where one is, the offset is another topic's."""
+        wanted = {0: 13}
+        start = without_strangers(start_at_offsets(BOUNDS, wanted), wanted, {0: younger, 2: 1}, BOUNDS)
+
+        assert {0: offset, 1: 0, 2: 30} == start.offsets
+        assert (offset == 5) == ("the topic was made anew" in start.overtaken.get(0, ""))
 
     def test_at_offsets_of_a_broker_that_is_unsure(self) -> None:
         """Where beginning and end are the same, nothing is given up: the first fetch will tell."""

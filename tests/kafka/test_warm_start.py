@@ -1,5 +1,6 @@
 """Warm starts on a real Kafka: a compacted topic of saved books, and a topic whose old records are gone."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,10 @@ def topics(new_topic: Callable[[], Topic]) -> tuple[Topic, Topic]:
 
 def warm(topics: tuple[Topic, Topic]) -> Any:
     return reading(topics[0], start="snapshots", snapshots_topic=topics[1].name)
+
+
+def exists(topic: Topic) -> bool:
+    return topic.name in topic.admin.list_topics(timeout=30).topics
 
 
 def writer_of(read: Reading) -> SnapshotWriter:
@@ -101,6 +106,36 @@ def test_records_that_are_gone_make_their_partition_stale(topics: tuple[Topic, T
             gatherer.flush()
             read.consumes(records)
             assert gatherer.books == books_of(read.store.cut())
+
+
+def test_a_topic_that_was_made_anew_has_no_use_for_old_checkpoints(topics: tuple[Topic, Topic]) -> None:
+    """Its offsets are there again, of other records: no book of before is served as live."""
+    records, _ = topics
+    with Gatherer(records) as gatherer:
+        gatherer.snapshot("OLD", 0)
+        gatherer.flush()
+        with warm(topics) as read:
+            read.consumes(records)
+            assert read.store.wait_ready(30)
+            hour_us = 3_600_000_000
+            writer = SnapshotWriter(
+                read.store, read.feed.options, now_us=lambda: time.time_ns() // 1_000 - hour_us
+            )
+            assert writer.save()
+    records.delete()
+    eventually(lambda: not exists(records), lambda: records.name)
+    records.create(4)
+    with Gatherer(records, connection="c2") as gatherer:
+        for number in range(3):
+            gatherer.snapshot(f"NEW{number}", 0)
+        gatherer.flush()
+        with warm(topics) as read:
+            read.consumes(records)
+            assert read.store.wait_ready(30)
+            cut = read.store.cut()
+            assert Condition.STALE is cut["OLD"].copy
+            assert gatherer.books == {ticker: one for ticker, one in books_of(cut).items() if ticker != "OLD"}
+            assert 3 == cut.counts.live
 
 
 def test_compaction_leaves_the_newest_of_each(topics: tuple[Topic, Topic]) -> None:

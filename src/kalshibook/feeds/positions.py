@@ -13,6 +13,7 @@ __all__ = [
     "start_at_offsets",
     "start_at_time",
     "without_hole",
+    "without_strangers",
 ]
 
 _UNKNOWN = -1
@@ -112,6 +113,33 @@ def without_hole(start: Start, reached: Mapping[int, int]) -> Start:
         if partition in reached and offset > reached[partition]
     }
     return start._replace(overtaken={**holes, **start.overtaken})
+
+
+def without_strangers(
+    start: Start, wanted: Mapping[int, int], younger: Mapping[int, int], bounds: Mapping[int, Bounds]
+) -> Start:
+    """
+    Begin at the oldest record where the records before an offset are younger than the offset itself.
+
+    A topic that was deleted and made again under its name counts from 0. What was noted of the old one
+    means nothing in it, although such an offset is there again after a while.
+
+    Args:
+        start: at the offsets wanted.
+        wanted: next offset by partition, noted at some time.
+        younger: the first record of each partition that is clearly younger than that; -1 for none.
+        bounds: what the broker keeps.
+    """
+    strangers = {
+        partition: (
+            f"offset {offset} of partition {partition} was noted before record {younger[partition]} was"
+            " written: the topic was made anew"
+        )
+        for partition, offset in wanted.items()
+        if partition not in start.overtaken and _UNKNOWN < younger.get(partition, _UNKNOWN) < offset
+    }
+    offsets = {**start.offsets, **{partition: bounds[partition].low for partition in strangers}}
+    return start._replace(offsets=offsets, overtaken={**start.overtaken, **strangers})
 
 
 class _Position:

@@ -21,6 +21,7 @@ from kalshibook.feeds.positions import (
     start_at_offsets,
     start_at_time,
     without_hole,
+    without_strangers,
 )
 from kalshibook.feeds.quarantine import Quarantine
 from kalshibook.feeds.records import RecordIntake
@@ -33,6 +34,9 @@ __all__ = ["ReadingSession"]
 _TICK_US: Final = 100_000
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 2.0
+_CLOCKS_DIFFER_MS: Final = 600_000
+"""By so much, at most, is a record stamped later than a checkpoint that was written after it."""
+
 _RETENTION: Final = frozenset(
     {
         KafkaError._AUTO_OFFSET_RESET,  # noqa: SLF001 - so named in librdkafka: a local error
@@ -174,7 +178,13 @@ class ReadingSession:
         # What was saved and what the topic keeps are asked for apart: the topic's ends must be the later.
         bounds |= self._link.bounds(bounds)
         wanted = {partition: checkpoint.offset for partition, checkpoint in warmth.checkpoints.items()}
-        start = start_at_offsets(bounds, wanted) if wanted else self._rewound(bounds)
+        if not wanted:
+            start = self._rewound(bounds)
+        else:
+            start = start_at_offsets(bounds, wanted)
+            noted_us = max(checkpoint.begun_us for checkpoint in warmth.checkpoints.values())
+            younger = self._link.offsets_at(bounds, noted_us // 1_000 + _CLOCKS_DIFFER_MS)
+            start = without_strangers(start, wanted, younger, bounds)
         if self._warmth is None:
             self._warmth = warmth
             if warmth.books:
