@@ -117,7 +117,7 @@ async def test_what_kafka_refuses_is_made_good_by_a_snapshot() -> None:
 
 async def test_markets_without_a_connection_are_no_readiness() -> None:
     """All connections are whole and full: what is on none of them is missing all the same."""
-    options = {"book_connections": 1, "max_connections": 1, "markets_per_connection": 10}
+    options: dict[str, Any] = {"book_connections": 1, "max_connections": 1, "markets_per_connection": 10}
     async with gathering(**options) as (_, _, gatherer):
         health = gatherer.health()
         assert (False, ("20 markets have no connection",)) == (health.is_ready, health.reasons)

@@ -752,3 +752,40 @@ def test_a_book_that_cannot_be_right_is_put_in_doubt_for_readers() -> None:
     )
     stage.snapshot("A", number=stage.sent()[0]["id"])
     assert stage.all_live
+
+
+def test_a_subscription_that_stands_still_is_found_although_commands_are_answered() -> None:
+    """The list of subscriptions comes, snapshots do not: the connection ends, and some markets before it."""
+    stage = Stage(silence_s=30, command_timeout_s=10)
+    stage.follow("A", "B")
+    for _ in range(150):
+        for one in stage.sent():
+            if one["cmd"] == "list_subscriptions":
+                stage.say({"type": "ok", "id": one["id"], "msg": []})
+        if stage.session.is_over:
+            break
+        stage.wait(1)
+    assert ["silent"] == [drop.cause for drop in stage.drops]
+    assert {"silent"} == {notice.reason for notice in stage.notices if notice.market_ticker}
+
+
+def test_a_market_that_is_not_answered_for_does_not_end_its_connection() -> None:
+    """It is in doubt, asked for in every way, and given up; the others stay as they are."""
+    stage = Stage(silence_s=30, command_timeout_s=10)
+    stage.follow("A", "B")
+    stage.session.request(["A"], stage.now_us)
+    for _ in range(100):
+        for one in stage.sent():
+            action = one.get("params", {}).get("action", one["cmd"])
+            if action == "list_subscriptions":
+                stage.say({"type": "ok", "id": one["id"], "msg": []})
+            elif action in {"add_markets", "delete_markets"}:
+                stage.ok(one["id"], ["A", "B"])
+            elif "B" in one["params"]["market_tickers"]:
+                stage.snapshot("B", number=one["id"])
+        stage.wait(1)
+        if stage.states() == {"A": "missing", "B": "live"}:
+            break
+    assert {"A": "missing", "B": "live"} == stage.states()
+    assert not stage.drops
+    assert ["A"] == [notice.market_ticker for notice in stage.notices]

@@ -51,6 +51,7 @@ class Kind(StrEnum):
     LIST = "list_subscriptions"
 
 
+_OF_LIVE: Final = frozenset({Kind.REFRESH, Kind.REQUEST})
 _SNAPSHOTS: Final = frozenset({Kind.SNAPSHOT, Kind.REFRESH, Kind.REQUEST})
 
 
@@ -179,7 +180,9 @@ class Books:
         self._requested.update(dict.fromkeys(wanted))
         return len(wanted)
 
-    def heal(self, tickers: Iterable[str]) -> int:
+    def heal(
+        self, tickers: Iterable[str], reason: str = "diverged", detail: str = "its book cannot be right"
+    ) -> int:
         """Ask at once for markets whose books are wrong for another reason than a gap; return how many."""
         wrong = [ticker for ticker in tickers if self.states.get(ticker) is _LIVE]
         for ticker in wrong:
@@ -187,9 +190,8 @@ class Books:
             self._doubted[ticker] = None
             # Readers may not have seen what we saw. And where no snapshot comes, the market is taken off
             # the subscription to be added again: nobody follows it then.
-            detail = "its book cannot be right; a snapshot is asked for"
-            notice = Notice("stale", "diverged", detail, self._connection, self.sid, ticker)
-            self._effects.append(Tell(notice))
+            text = f"{detail}; a snapshot is asked for"
+            self._effects.append(Tell(Notice("stale", reason, text, self._connection, self.sid, ticker)))
         return len(wrong)
 
     @property
@@ -329,6 +331,8 @@ class Books:
                 (self._again if ticker in self.states else self._leaving)[ticker] = None
         elif command.kind in {Kind.SUBSCRIBE, Kind.ADD} and not command.is_acknowledged:
             self.take_back(command)
+        elif command.kind in _OF_LIVE:
+            self.heal([*command.tickers], "silent", "its snapshot was asked for and has not come")
         else:
             self.escalate(command, now_us)
 

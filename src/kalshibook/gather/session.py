@@ -111,6 +111,7 @@ class Session:
         self._sent: dict[int, Command] = {}
         self._number = 0
         self._paused_until_us = 0
+        self._numbered_us = 0
         self._refusals = 0
         self._is_open = False
         self._is_refresh = False
@@ -151,6 +152,7 @@ class Session:
         subscription = None if sid is None else self._by_sid.get(sid)
         passes = True
         if subscription is not None:
+            self._numbered_us = now_us
             verdict = subscription.watch.judge(head.seq)
             if verdict is not Verdict.NEXT:
                 passes = self._ruled(subscription, verdict, head, now_us)
@@ -207,6 +209,7 @@ class Session:
     def set_back(self, by_us: int) -> None:
         """Know that the clock was set back: what was to happen at a time would wait for it once more."""
         self.last_frame_us -= by_us
+        self._numbered_us -= by_us
         self._paused_until_us -= by_us
         for command in self._sent.values():
             command.deadline_us -= by_us
@@ -380,7 +383,9 @@ class Session:
         self._pump(now_us)
 
     def _acknowledge(self, command: Command, held: list[str] | None, now_us: int) -> None:
-        self._refusals = 0
+        # The list of subscriptions says nothing of the way that books come.
+        if command.kind is not Kind.LIST:
+            self._refusals = 0
         if command.channel == BOOKS_CHANNEL and not command.asks_for_snapshots:
             self.books.acknowledged(command, held, now_us)
         command.is_acknowledged = True
@@ -525,6 +530,9 @@ class Session:
         self._trouble(GatherIncidentKind.COMMAND, detail)
         if command.is_in_flight and not command.asks_for_snapshots:
             self._count_refusal("no answer", now_us)
+        elif command.is_in_flight and self._numbered_us < command.deadline_us - self._timeout_us:
+            # Not only this snapshot: nothing at all has come of the subscription since.
+            self._count_refusal("no answer", now_us, pauses=False)
         if command.channel == BOOKS_CHANNEL:
             self.books.overdue(command, now_us)
         else:
@@ -546,9 +554,10 @@ class Session:
         bound = min(self._options.backoff_first_s * 2**self._refusals, self._options.backoff_limit_s)
         self._paused_until_us = now_us + int(self._random.uniform(0, bound) * _SECOND_US)
 
-    def _count_refusal(self, reason: str, now_us: int) -> None:
+    def _count_refusal(self, reason: str, now_us: int, *, pauses: bool = True) -> None:
         self._refusals += 1
-        self._pause(now_us)
+        if pauses:
+            self._pause(now_us)
         if self._refusals > _MOST_REFUSALS:
             self._drop(
                 "silent", f"{self._refusals} commands in a row came to nothing, the last with {reason}"
