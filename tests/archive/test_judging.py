@@ -133,6 +133,31 @@ def test_what_all_lost_is_lost_and_named(stage: Stage) -> None:
     } == judged(stage)
 
 
+def test_a_gap_begins_where_its_own_gatherer_says(stage: Stage) -> None:
+    """Another database that has read the same ledger, and is merged first, does not know the last frame."""
+    two_sources(stage, gap("a", 20, 95, 96))
+    store_gaps(stage.sources["b"], [gap("a", 20, 95, 96)])
+    own = stage.sources.pop("a")
+    stage.merge()
+    stage.sources["a"] = own
+    stage.merge()
+
+    with psycopg.connect(stage.production) as connection:
+        found = connection.execute("SELECT since_us FROM gaps").fetchall()
+    assert [(NOW_US + 19 * SECOND_US + 1_000,)] == found
+
+
+def test_more_sources_than_bits_are_refused(stage: Stage) -> None:
+    """A source whose bit another has would pass for that one in every row."""
+    with psycopg.connect(stage.production, autocommit=True) as connection:
+        for number in range(63):
+            connection.execute("INSERT INTO sources (name) VALUES (%s)", [f"gone-{number}"])
+    stage.store(*everything(1))
+
+    with pytest.raises(psycopg.errors.CheckViolation, match="sources_are_bits"):
+        stage.merge()
+
+
 def test_what_was_lost_is_looked_at_again(stage: Stage) -> None:
     """A source whose database was away comes back hours later, and what it saw fills the gap."""
     two_sources(stage, gap("a", 20, 25, 26))

@@ -338,6 +338,8 @@ _GAPS: Final = f"""
             xid = pg_current_xact_id()
         WHERE (excluded.healed_us, excluded.how, excluded.markets, excluded.tickers)
             IS DISTINCT FROM (known.healed_us, known.how, known.markets, known.tickers)
+            -- Of a ledger that several databases have read, only its own gatherer's knows the last frame.
+            OR (known.since_us IS NULL AND excluded.since_us IS NOT NULL)
         RETURNING 1
     )
     SELECT count(*), 0 FROM done
