@@ -168,9 +168,9 @@ class ExchangeSource:
             console.print(table)
         if self._gaps is not None and self._gaps.counts.found:
             found, healed = self._gaps.counts.found, self._gaps.counts.healed
+            half = _middle_text(self._gaps.gaps)
             console.print(
-                f"{found:,} times something was lost: found, told and healed {healed:,} times,"
-                f" in {_middle_text(self._gaps.gaps)} (p50)",
+                f"Losses found: {found:,}, healed: {healed:,}, half of them within {half}",
                 highlight=False,
                 soft_wrap=True,
             )
