@@ -347,6 +347,27 @@ def test_settled_hours_is_how_long_a_settled_market_is_kept(
     assert (None, True) == (books["A"], books["B"] is not None)
 
 
+def test_a_deletion_that_the_brokers_refuse_is_repeated(broker: EmbeddedBroker, exchange: Exchange) -> None:
+    """The next round deletes what this one could not."""
+    exchange.say(exchange.frames.lifecycle("A", "created", {"open_ts": 1, "close_ts": 2}))
+    exchange.say(exchange.frames.snapshot("A", yes=[(4_000, 100)]))
+    exchange.ends()
+    store, options = BookStore(), SnapshotOptions(settled_hours=1)
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        writer = SnapshotWriter(store, feed.options, options)
+        assert writer.save()
+        assert saved_of(broker)[0]["A"] is not None
+        exchange.say(exchange.frames.lifecycle("A", "settled"))
+        ends = exchange.ends()
+        reaches(store, lambda cut: cut.reaches(ends))
+        broker.push_errors(PRODUCE, [KafkaError.MSG_SIZE_TOO_LARGE])
+        assert not writer.save()
+        assert saved_of(broker)[0]["A"] is not None
+        assert writer.save()
+    assert saved_of(broker)[0]["A"] is None
+
+
 def test_saving_on_a_clock_that_is_behind_puts_nothing_old_over_new(
     broker: EmbeddedBroker, exchange: Exchange
 ) -> None:

@@ -102,6 +102,7 @@ class SnapshotWriter:
         self._begun_us = 0
         self._due: list[tuple[int, str]] = []
         self._forgotten: set[str] = set()
+        self._deleting: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._producer: Producer | None = None
@@ -183,7 +184,9 @@ class SnapshotWriter:
         self._failures.clear()
         changed = self._write_books(cut, begun_us, deadline_s)
         self._forget(begun_us)
-        if not self._delivered(deadline_s):
+        is_delivered = self._delivered(deadline_s)
+        self._deleted(is_delivered=is_delivered)
+        if not is_delivered:
             return False
         # Books first: a checkpoint that is there says that they are, too.
         for partition, offset in cut.offsets.items():
@@ -264,9 +267,18 @@ class SnapshotWriter:
             self._delete(ticker)
 
     def _delete(self, ticker: str) -> None:
-        if ticker not in self._forgotten:
-            self._forgotten.add(ticker)
+        if ticker not in self._forgotten and ticker not in self._deleting:
+            self._deleting.add(ticker)
             self._produce(ticker, None)
+
+    def _deleted(self, *, is_delivered: bool) -> None:
+        """Remember what was deleted, or have it deleted by the next round."""
+        if is_delivered:
+            self._forgotten |= self._deleting
+        else:
+            for ticker in self._deleting:
+                heapq.heappush(self._due, (0, ticker))
+        self._deleting.clear()
 
     def _is_settled_long(self, book: Book, now_us: int) -> bool:
         return book.market.status is MarketStatus.FINALIZED and self._forget_at_us(book) <= now_us

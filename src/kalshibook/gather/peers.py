@@ -77,7 +77,8 @@ class PeerWatch:
     @property
     def peers(self) -> dict[str, bool]:
         """Other gatherers, and whether they are at work as far as is known."""
-        return {source: peer.is_followed for source, peer in self._peers.items()}
+        # A copy, because the reader's thread may add one meanwhile.
+        return {source: peer.is_followed for source, peer in self._peers.copy().items()}
 
     def heard(self, source: str, notice: NoticeKind, *, scope: bool, now_us: int) -> Wish | None:
         """
