@@ -243,6 +243,27 @@ def test_a_crash_at_any_step_is_made_good(merged: Stage, target: Target, step: s
     assert [] == check(target)
 
 
+def test_rows_that_grow_after_a_crash_leave_no_file_behind(merged: Stage, target: Target) -> None:
+    """Their file is emptied, and stands in the manifest: they come in the next batch."""
+
+    def crash(name: str) -> None:
+        if name == "file written":
+            raise Crash
+
+    with pytest.raises(Crash):
+        export(merged, target, on_step=crash)
+    with psycopg.connect(merged.production) as connection:
+        connection.execute(
+            "UPDATE orderbook_deltas SET ingest = nextval('ingest_order'), xid = pg_current_xact_id()"
+        )
+
+    export(merged, target)
+
+    assert [] == check(target)
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+
+
 KILLED = """
 import os, signal, sys
 from kalshibook.archive.export import Exporter

@@ -123,6 +123,7 @@ class Exporter:
 
     def _batch(self, connection: Connection, layout: Layout) -> Manifest | None:
         planned = connection.execute(_PLANNED, [layout.table]).fetchone()
+        is_new = planned is None
         if planned is None:
             planned = self._plan(connection, layout)
             if planned is None:
@@ -130,6 +131,8 @@ class Exporter:
             self._step("planned")
         batch, *edges = map(int, planned)
         manifest = self._write(connection, layout, batch, (edges[0], edges[1]), (edges[2], edges[3]))
+        if not is_new:
+            manifest = self._emptied(manifest, layout)
         put(self._target, f"manifests/{layout.table}/{batch:012d}.json", _encode(manifest))
         self._step("manifest written")
         connection.execute(_FINISH, [len(manifest.files), manifest.rows, manifest.bytes, batch])
@@ -205,6 +208,23 @@ class Exporter:
             bytes=sum(file.bytes for file in files),
             files=tuple(files),
         )
+
+    def _emptied(self, manifest: Manifest, layout: Layout) -> Manifest:
+        """
+        Empty what an attempt that died has written and this one has not.
+
+        All rows of that hour have grown since, and come in a later batch.
+        """
+        named = {file.path for file in manifest.files}
+        name = f"/{manifest.batch:012d}.parquet"
+        files = [*manifest.files]
+        for path in self._target.paths(layout.table):
+            if path.endswith(name) and path not in named:
+                rows = pa.table({column: pa.array([], kind) for column, kind in layout.columns.items()})
+                data = write(rows, layout)
+                put(self._target, path, data)
+                files.append(_described(path, rows, data))
+        return msgspec.structs.replace(manifest, files=tuple(files), bytes=sum(file.bytes for file in files))
 
     def _lookups(self, connection: Connection) -> None:
         """Write the small tables that numbers in the rows point to, whole, each time."""
