@@ -789,3 +789,17 @@ def test_a_market_that_is_not_answered_for_does_not_end_its_connection() -> None
     assert {"A": "missing", "B": "live"} == stage.states()
     assert not stage.drops
     assert ["A"] == [notice.market_ticker for notice in stage.notices]
+
+
+def test_a_gap_does_not_wait_for_markets_that_ended_while_the_connection_was_down() -> None:
+    """Nobody follows them any more: the entry closes with the last of those that are followed."""
+    before = Stage()
+    before.follow("A", "B")
+    gaps = before.session.lost("disconnected", before.now_us)
+    after = Stage(connection="c2", before=before, gaps=gaps)
+    after.open("A")
+    after.subscribed(after.sent()[0]["id"])
+    assert after.records[-1].healed_us is None
+    after.snapshot("A")
+    assert (after.now_us, "reconnected") == (after.records[-1].healed_us, after.records[-1].how)
+    assert not after.session.books.gaps

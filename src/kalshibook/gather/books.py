@@ -417,6 +417,12 @@ class Books:
                 self.states[ticker] = turned
                 self._doubted[ticker] = None
 
+    def begin(self, now_us: int) -> None:
+        """Wait no more for markets of earlier gaps that ended, or moved, while there was no connection."""
+        gone = {ticker for gap in self.gaps for ticker in gap.waiting if ticker not in self.states}
+        for ticker in gone:
+            self._whole(ticker, now_us)
+
     def end(self) -> None:
         """Begin anew: the subscription is over."""
         self.sid = None

@@ -130,6 +130,7 @@ class Session:
         """Begin: the handshake is done and frames are being read."""
         self._is_open = True
         self.last_frame_us = now_us
+        self.books.begin(now_us)
         self._pump(now_us)
 
     def receive(self, frame: bytes, now_us: int) -> Received | None:
