@@ -226,16 +226,19 @@ _SOURCES: Final = (
 # REST rounds the time of a trade otherwise than the socket does: an id that is known from a moment before
 # or after is the same trade.
 _TRADES: Final = f"""
-    WITH placed AS (
+    WITH known_before AS MATERIALIZED (
+        -- Asked once for all: a look for each row would choose among all partitions each time.
+        SELECT trade_id, exchange_at FROM trades
+        WHERE trade_id = ANY (ARRAY(SELECT trade_id FROM staged_trades))
+            AND exchange_at >= (SELECT min(exchange_at) - interval '1 s' FROM staged_trades)
+            AND exchange_at <= (SELECT max(exchange_at) + interval '1 s' FROM staged_trades)
+    ), placed AS (
         SELECT s.*, coalesce(
-            (
-                SELECT min(k.exchange_at) FROM trades AS k
-                WHERE k.trade_id = s.trade_id AND k.exchange_at
-                    BETWEEN s.exchange_at - interval '1 s' AND s.exchange_at + interval '1 s'
-            ),
-            min(s.exchange_at) OVER (PARTITION BY s.trade_id)
+            k.exchange_at, min(s.exchange_at) OVER (PARTITION BY s.trade_id)
         ) AS placed_at
-        FROM staged_trades AS s
+        FROM staged_trades AS s LEFT JOIN known_before AS k
+            ON k.trade_id = s.trade_id
+            AND k.exchange_at - s.exchange_at BETWEEN interval '-1 s' AND interval '1 s'
     ), fresh AS (
         SELECT
             s.trade_id, s.placed_at AS exchange_at,
