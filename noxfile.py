@@ -1,4 +1,4 @@
-"""Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `kafka`, `databases`."""
+"""Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `platform`, and for servers."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests on this interpreter, in parallel, but for those on databases; arguments go to pytest."""
     session.install("-e", ".[dev]")
     # Each worker would start servers of its own: `nox -s databases` starts each kind once.
-    chosen = ("-m", "not postgres and not timescale")
+    chosen = ("-m", "not postgres and not timescale and not platform")
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *chosen, *session.posargs)
 
 
@@ -86,6 +86,14 @@ def databases(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     commands = ("tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
     session.run("pytest", "tests/archive", *commands, *session.posargs)
+
+
+@nox.session
+def platform(session: nox.Session) -> None:
+    """Run everything at once while things break, and prove it; `-- --minutes 2` is the small form."""
+    session.install("-e", ".[dev]")
+    minutes = [] if "--minutes" in session.posargs else ["--minutes", "10"]
+    session.run("pytest", "tests/platform", "-s", *minutes, *session.posargs)
 
 
 @nox.session
