@@ -41,7 +41,7 @@ SHOWN: Final = 5
 LATE_US: Final = 2_500_000
 """So long before the end a book is not asked for: what comes last is not known to be all yet."""
 OVER: Final = {"determined", "finalized"}
-"""A market in these states is followed no more, and its book is empty."""
+"""A market in these states is followed no more, and its book says so: it is not live."""
 NOTICED_US: Final = 20_000_000
 """How long after a fault showed its record may come."""
 
@@ -334,14 +334,15 @@ def true_books(exchange: SimulatedExchange) -> list[TrueBook]:
 
 
 def wrong_books(store: BookStore, books: Iterable[TrueBook]) -> list[str]:
-    """Return which of a store's books are not the true ones, or not live before their market is over."""
+    """Return which live books of a store are not the true ones, and which are not live without a reason."""
     cut, wrong = store.cut(), []
     for true in books:
         held = cut.get(true.ticker)
         if held is None:
             wrong += [f"{true.ticker} is missing"] if true.yes or true.no else []
-        elif held.copy is not Condition.LIVE and true.status not in OVER:
-            wrong.append(f"{true.ticker} is {held.copy}: {held.stale_reason}")
+        elif held.copy is not Condition.LIVE:
+            if true.status not in OVER:
+                wrong.append(f"{true.ticker} is {held.copy}: {held.stale_reason}")
         elif _levels(held) != levels_of(true):
             wrong.append(f"{true.ticker} differs")
     return wrong

@@ -22,7 +22,7 @@ or impossible change) is not among them: production keeps what was said.
 """
 
 CHANNELS: Final = ("orderbook_delta", "orderbook_delta", "trade", "market_lifecycle_v2")
-EVERY_S: Final = 1.2
+EVERY_S: Final = 0.8
 QUIET_S: Final = 3.0
 """Nothing is done to a gatherer that is about to be killed, or at the end: it would not live to tell it."""
 
