@@ -799,7 +799,28 @@ def test_a_gap_does_not_wait_for_markets_that_ended_while_the_connection_was_dow
     after = Stage(connection="c2", before=before, gaps=gaps)
     after.open("A")
     after.subscribed(after.sent()[0]["id"])
-    assert after.records[-1].healed_us is None
+    assert [{"A"}] == [gap.waiting for gap in gaps]
     after.snapshot("A")
     assert (after.now_us, "reconnected") == (after.records[-1].healed_us, after.records[-1].how)
     assert not after.session.books.gaps
+
+
+def test_a_gap_asks_for_no_market_whose_addition_is_not_answered() -> None:
+    """Its snapshot alone would make it live, and the addition that is refused then leave it without changes."""
+    stage = Stage(backoff_first_s=0.1)
+    stage.follow("A")
+    stage.wait(0.2)
+    stage.session.add(["B"], stage.now_us)
+    (addition,) = stage.sent()
+    stage.delta("A", lost=1)
+    (asked,) = stage.sent()
+    assert ["A"] == asked["params"]["market_tickers"]
+    stage.snapshot("A", number=asked["id"])
+    stage.error(18, addition["id"])
+    stage.wait(0.3)
+    (again,) = stage.sent()
+    assert ("add_markets", ["B"]) == (again["params"]["action"], again["params"]["market_tickers"])
+    stage.ok(again["id"], ["A", "B"])
+    stage.snapshot("B")
+    assert stage.all_live
+    assert not stage.session.books.gaps

@@ -409,9 +409,15 @@ class Books:
 
     def doubt(self, gap: OpenGap) -> None:
         """Ask for every market of the subscription again: the lost frames may have been of any."""
-        self.gaps.append(gap)
+        if gap.waiting:
+            self.gaps.append(gap)
         self._healing = set(gap.waiting)
         for ticker, state in self.states.items():
+            # Not yet on the subscription, as far as is known: a snapshot that was asked for alone would
+            # make it live although its addition may still be refused, and nothing would follow it.
+            command = self._asked.get(ticker)
+            if command is not None and command.kind is Kind.ADD and command.is_in_flight:
+                continue
             turned = MARKETS[state][MarketEvent.DOUBT]
             if turned is MarketState.DOUBTED:
                 self.states[ticker] = turned

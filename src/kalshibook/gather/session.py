@@ -471,7 +471,8 @@ class Session:
         for command in [one for one in self._sent.values() if one.channel == BOOKS_CHANNEL]:
             if command.kind is not Kind.SUBSCRIBE:
                 del self._sent[command.number]
-        self.books.gaps.append(gap)
+        if gap.waiting:
+            self.books.gaps.append(gap)
         self.books.end()
 
     # Out.
