@@ -806,7 +806,7 @@ def test_a_gap_does_not_wait_for_markets_that_ended_while_the_connection_was_dow
 
 
 def test_a_gap_asks_for_no_market_whose_addition_is_not_answered() -> None:
-    """Its snapshot alone would make it live, and the addition that is refused then leave it without changes."""
+    """Its snapshot would make it live, and the addition that is refused then leave it without changes."""
     stage = Stage(backoff_first_s=0.1)
     stage.follow("A")
     stage.wait(0.2)
@@ -824,3 +824,22 @@ def test_a_gap_asks_for_no_market_whose_addition_is_not_answered() -> None:
     stage.snapshot("B")
     assert stage.all_live
     assert not stage.session.books.gaps
+
+
+def test_an_answer_to_an_earlier_question_does_not_stand_for_an_addition() -> None:
+    """The market was given back and taken again; were it live now, nothing would follow it."""
+    stage = Stage(backoff_first_s=0.1)
+    stage.follow("A", "B")
+    stage.wait(0.2)
+    stage.session.request(["A"], stage.now_us)
+    (asked,) = stage.sent()
+    stage.session.remove(["A"], stage.now_us)
+    (deletion,) = stage.sent()
+    stage.session.add(["A"], stage.now_us)
+    (addition,) = stage.sent()
+    assert stage.snapshot("A", number=asked["id"]) is None
+    stage.ok(deletion["id"], ["B"])
+    stage.error(27, addition["id"])
+    assert "live" != stage.states()["A"]
+    stage.wait(0.3)
+    assert ("add_markets", ["A"]) in stage.asked()

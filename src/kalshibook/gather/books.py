@@ -203,6 +203,11 @@ class Books:
         """Tell whether the exchange does not answer for a market."""
         return ticker in self._missing
 
+    def is_being_added(self, ticker: str) -> bool:
+        """Tell whether the exchange has not answered yet whether a market is on the subscription."""
+        command = self._asked.get(ticker)
+        return command is not None and command.kind is Kind.ADD and command.is_in_flight
+
     @property
     def is_healing(self) -> bool:
         """Whether markets of a gap of this subscription wait for their snapshots."""
@@ -415,8 +420,7 @@ class Books:
         for ticker, state in self.states.items():
             # Not yet on the subscription, as far as is known: a snapshot that was asked for alone would
             # make it live although its addition may still be refused, and nothing would follow it.
-            command = self._asked.get(ticker)
-            if command is not None and command.kind is Kind.ADD and command.is_in_flight:
+            if self.is_being_added(ticker):
                 continue
             turned = MARKETS[state][MarketEvent.DOUBT]
             if turned is MarketState.DOUBTED:

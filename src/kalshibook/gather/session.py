@@ -330,8 +330,11 @@ class Session:
             self._pump(now_us)
         was_live = self.books.states.get(ticker) is MarketState.LIVE
         answered = None if head.id is None else self._sent.get(head.id)
+        # An answer to an earlier question does not say that the addition after it was carried out.
+        is_early = head.id is not None and self.books.is_being_added(ticker)
+        self._is_unwanted = self._is_unwanted or is_early
         self._is_refresh = was_live and answered is not None and answered.kind is Kind.REFRESH
-        for command in {self.books.snapshot(ticker, now_us), answered}:
+        for command in {None if is_early else self.books.snapshot(ticker, now_us), answered}:
             if command is not None:
                 command.tickers.pop(ticker, None)
                 command.is_acknowledged = command.is_acknowledged or command.asks_for_snapshots
