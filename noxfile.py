@@ -84,8 +84,10 @@ def demo(session: nox.Session) -> None:
 def databases(session: nox.Session) -> None:
     """Run the archive's tests on a PostgreSQL and a TimescaleDB, which `.ci/databases` installs."""
     session.install("-e", ".[dev]")
-    commands = ("tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
-    session.run("pytest", "tests/archive", *commands, *session.posargs)
+    paths = ("tests/archive", "tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
+    # What needs no server has run with the other tests.
+    parallel = ("-n", "auto", "--dist", "worksteal", "-m", "postgres or timescale")
+    session.run("pytest", *parallel, *paths, *session.posargs)
 
 
 @nox.session
