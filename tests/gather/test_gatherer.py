@@ -59,6 +59,8 @@ async def test_what_the_exchange_says_is_in_the_readers_store() -> None:
         assert (True, ()) == (health.is_ready, health.reasons)
         assert {"live": len(exchange.tickers)} == health.pool.by_state
     assert 0 == gatherer.failed_records
+    # After the stop nothing waits any more.
+    statistics = gatherer.router.statistics()
     assert statistics.sinks["kafka"].processed == statistics.routed
 
 

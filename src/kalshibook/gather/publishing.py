@@ -32,6 +32,7 @@ __all__ = ["KafkaSink", "consumer_settings", "producer_settings"]
 _log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 0.02
+_COLLECT_S: Final = 0.002
 """How long the thread waits for a frame before it takes delivery reports."""
 
 _CHECK_S: Final = 10.0
@@ -244,6 +245,9 @@ class KafkaSink:
             # Looked at again after clearing: what came in between has set nothing.
             if not queue:
                 self._arrived.wait(_IDLE_S)
+                # Frames come one by one, and to wake this thread for each would take the interpreter from
+                # the sockets each time. librdkafka collects for longer than this.
+                self._stopping.wait(_COLLECT_S)
             self._publisher.poll()
             if self._gaps is not None:
                 self._gaps.poll()
