@@ -77,12 +77,7 @@ def production_is_the_truth(platform: Platform, truth: Truth) -> Iterator[Findin
             [*_lines("is missing", unnamed), *_lines("never happened", found - every)],
         )
 
-        trades: dict[str, Trade] = {
-            trade_id: Trade(ticker, at_us // 1_000, price, size, taker)
-            for trade_id, ticker, at_us, price, size, taker in connection.execute(
-                "SELECT trade_id, ticker, exchange_us, yes_price, size, taker_side FROM trades"
-            )
-        }
+        trades = _trades(connection)
         yield Finding(
             "trades",
             f"{len(trades):,} in production, {len(truth.followed_trades):,} true ones were followed",
@@ -102,6 +97,15 @@ def production_is_the_truth(platform: Platform, truth: Truth) -> Iterator[Findin
             f"{told.total():,} in production, {truth.followed_told.total():,} true ones were followed",
             [*_lines("is missing", truth.followed_told - told), *_lines("never told", told - truth.told)],
         )
+
+
+def _trades(connection: psycopg.Connection[Any]) -> dict[str, Trade]:
+    return {
+        trade_id: Trade(ticker, at_us // 1_000, price, size, taker)
+        for trade_id, ticker, at_us, price, size, taker in connection.execute(
+            "SELECT trade_id, ticker, exchange_us, yes_price, size, taker_side FROM trades"
+        )
+    }
 
 
 def nothing_is_double(platform: Platform) -> Finding:
@@ -128,20 +132,31 @@ def nothing_is_double(platform: Platform) -> Finding:
     return Finding("no duplicate", f"{rows:,} rows; {sightings:,} sightings of changes and messages", wrong)
 
 
-def gaps_are_judged(platform: Platform) -> Finding:
-    """Let every gap be judged now, without the pause after its healing, and see that none is left open."""
+def gaps_are_judged(platform: Platform, truth: Truth) -> Finding:
+    """Judge every gap now, without the pause after its healing; trades that are fetched for it are true."""
     with (
         psycopg.connect(platform.production, autocommit=True) as connection,
         Exchange(platform.exchange.rest_url) as exchange,
     ):
+        before = _trades(connection)
         while judge(connection, exchange, settle_s=0):
             pass
+        fetched = {
+            (key, trade)
+            for key, trade in _trades(connection).items() - before.items()
+            if trade.at_ms * 1_000 > truth.since_us
+        }
         outcomes: dict[str, int] = dict(
             connection.execute("SELECT coalesce(outcome, 'open'), count(*) FROM gaps GROUP BY 1 ORDER BY 1")
         )
     numbers = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
     return Finding(
-        "gaps are judged", numbers, [f"{outcomes['open']:,} are open"] if "open" in outcomes else []
+        "gaps are judged",
+        f"{numbers}; {len(fetched):,} trades that nobody had followed are fetched",
+        [
+            *_lines("is open", ["a gap"] * outcomes.get("open", 0)),
+            *_lines("differs", (key for key, trade in fetched if truth.trades.get(key) != trade)),
+        ],
     )
 
 
@@ -289,7 +304,8 @@ def books_are_rebuilt(
     platform: Platform, truth: Truth, count: int, until_us: int, source: random.Random
 ) -> Finding:
     """Rebuild books at random moments until so many live ones have been compared with the truth."""
-    tickers = sorted(truth.first_us)
+    until_us -= LATE_US
+    tickers = sorted(ticker for ticker, first_us in truth.first_us.items() if first_us <= until_us)
     equal = stale = 0
     wrong: list[str] = []
     reasons: Counter[str] = Counter()

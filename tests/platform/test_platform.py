@@ -95,7 +95,7 @@ def settle_and_prove(platform: Platform, books: int, seed: int, say: Callable[[s
     platform.merge_the_rest()
     findings += production_is_the_truth(platform, truth)
     findings.append(nothing_is_double(platform))
-    findings.append(gaps_are_judged(platform))
+    findings.append(gaps_are_judged(platform, truth))
     findings.append(faults_are_told(platform))
     say("Parquet is written and read again")
     platform.export()

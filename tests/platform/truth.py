@@ -69,6 +69,8 @@ class Truth(NamedTuple):
     """When it was told last."""
     first_us: Mapping[str, int]
     """When somebody first was told of a market's book."""
+    since_us: int
+    """When the witness came."""
     base: Mapping[str, Levels]
     """The books when the witness came."""
 
@@ -97,6 +99,7 @@ class Witness:
         self._followed_told: Counter[Told] = Counter()
         self._told_us: dict[Told, int] = {}
         self._first_us: dict[str, int] = {}
+        self._since_us = self._venue.now_us
         self._base = {market.ticker: levels_of(TrueBook.of(market, 0)) for market in self._venue.model.held()}
         self._venue.lives._audience = self
 
@@ -111,6 +114,7 @@ class Witness:
             self._followed_told.copy(),
             self._told_us.copy(),
             self._first_us.copy(),
+            self._since_us,
             self._base,
         )
 
