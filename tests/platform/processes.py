@@ -58,7 +58,7 @@ class Command:
     def __init__(self, name: str, arguments: list[str], folder: Path, *, tells_ready: bool = False) -> None:
         self.name: Final = name
         self.log: Final = folder / f"{name}.log"
-        self.starts = 0
+        self._begins = 0
         self._ready: Final = folder / f"{name}.json"
         self._arguments = [*arguments, *(("--ready-file", str(self._ready)) if tells_ready else ())]
         self._folder = folder
@@ -77,10 +77,10 @@ class Command:
     def start(self) -> None:
         """Start it."""
         assert self._process is None, f"{self.name} is running"
-        self.starts += 1
         self._ready.unlink(missing_ok=True)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("KALSHIBOOK_")}
         with self.log.open("ab") as output:
+            self._begins = output.tell()
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kalshibook", *self._arguments],
                 cwd=self._folder,
@@ -110,6 +110,11 @@ class Command:
     def said(self) -> str:
         """Return the end of its log."""
         return self.log.read_text(errors="replace")[-LAST_WORDS:]
+
+    def has_said(self, text: str) -> bool:
+        """Tell whether a text is in its log since it was started last."""
+        self.require_alive()
+        return text.encode() in self.log.read_bytes()[self._begins :]
 
     def kill(self) -> None:
         """End it as a power cut would; one that does not run is no error."""

@@ -34,6 +34,7 @@ __all__ = [
     "production_is_the_truth",
     "store_is_the_truth",
     "true_books",
+    "untold_faults",
     "wrong_books",
 ]
 
@@ -190,7 +191,36 @@ _CAUSES: Final = {
 
 
 def faults_are_told(platform: Platform) -> Finding:
-    """Find for each fault that showed a record of its own in the ledger of the gatherer it was done to."""
+    """See that each fault that showed is in the ledger of the gatherer it was done to, healed or judged."""
+    shown, pairs = _told(platform)
+    healed = named = 0
+    kinds: Counter[str] = Counter()
+    wrong: list[str] = []
+    for fault, record in pairs:
+        if record is None:
+            wrong.append(f"nothing tells of {fault}")
+            continue
+        kinds[fault.kind.value] += 1
+        healed += record.healed_us is not None
+        named += record.healed_us is None and record.outcome is not None
+        if record.healed_us is None and record.outcome is None:
+            wrong.append(f"{record} is neither healed nor judged")
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return Finding(
+        "faults in a ledger",
+        f"{len(pairs):,} of {shown:,} that showed take something away: {healed:,} healed,"
+        f" {named:,} named ({counts})",
+        wrong,
+    )
+
+
+def untold_faults(platform: Platform) -> list[str]:
+    """Return the faults that showed and are in no ledger yet: a dead connection is found after a while."""
+    return [str(fault) for fault, record in _told(platform)[1] if record is None]
+
+
+def _told(platform: Platform) -> tuple[int, list[tuple[Fault, Gap | None]]]:
+    """Return how many faults showed, and for each that takes something away the record of its own."""
     faults = [
         fault
         for fault in platform.exchange.do(lambda exchange: exchange.faults)
@@ -205,47 +235,39 @@ def faults_are_told(platform: Platform) -> Finding:
                 " JOIN sources AS s USING (source_id) ORDER BY g.detected_us"
             )
         ]
-    told, healed, named = Counter[str](), 0, 0
-    wrong: list[str] = []
-    used: set[str | int] = set()
-    takes = [fault for fault in faults if fault.kind in _CAUSES]
-    for fault in takes:
-        record = next((gap for gap in gaps if _tells(gap, fault, used)), None)
-        if record is None:
-            wrong.append(f"nothing tells of {fault}")
-            continue
-        # A connection's end is told for each of its subscriptions, and is one fault.
-        used.add(record.gap_id if fault.sid is not None else record.connection_id or record.gap_id)
-        told[fault.kind.value] += 1
-        healed += record.healed_us is not None
-        named += record.healed_us is None and record.outcome is not None
-        if record.healed_us is None and record.outcome is None:
-            wrong.append(f"{record} is neither healed nor judged")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(told.items()))
-    return Finding(
-        "faults in a ledger",
-        f"{len(takes):,} of {len(faults):,} that showed take something away: {healed:,} healed,"
-        f" {named:,} named ({kinds})",
-        wrong,
-    )
+    used: set[object] = set()
+    pairs: list[tuple[Fault, Gap | None]] = []
+    for fault in faults:
+        if fault.kind in _CAUSES:
+            record = next((gap for gap in gaps if _tells(gap, fault, used)), None)
+            if record is not None:
+                # A connection's end is told for each of its subscriptions, and is one fault.
+                used.add(record.gap_id if fault.sid is not None else record.connection_id or record.gap_id)
+            pairs.append((fault, record))
+    return len(faults), pairs
 
 
-def _tells(gap: Gap, fault: Fault, used: set[str | int]) -> bool:
+def _tells(gap: Gap, fault: Fault, used: set[object]) -> bool:
     assert fault.done_us is not None
     assert fault.exposed_us is not None
-    if gap.source != fault.user or gap.cause not in _CAUSES[fault.kind]:
+    if gap.source != fault.user:
         return False
     if not fault.done_us - 1_000 <= gap.detected_us <= fault.exposed_us + NOTICED_US:
         return False
+    if fault.kind in {FaultKind.LOST, FaultKind.REORDERED}:
+        # By its number; two that follow each other are one gap, and what ends a stream covers it too.
+        return (
+            (gap.sid, gap.channel) == (fault.sid, fault.channel)
+            and gap.first is not None
+            and fault.seq is not None
+            and gap.first <= fault.seq
+            and (fault.seq <= gap.last if gap.last is not None else gap.cause != "gap")
+        )
+    if gap.cause not in _CAUSES[fault.kind]:
+        return False
     if fault.sid is None:
         return gap.connection_id not in used
-    if gap.gap_id in used or gap.sid != fault.sid or gap.channel != fault.channel:
-        return False
-    if fault.kind in {FaultKind.LOST, FaultKind.REORDERED}:
-        assert gap.first is not None
-        assert fault.seq is not None
-        return gap.first <= fault.seq and (gap.last is None or fault.seq <= gap.last)
-    return True
+    return gap.gap_id not in used and (gap.sid, gap.channel) == (fault.sid, fault.channel)
 
 
 _KEYS: Final = {

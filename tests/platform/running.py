@@ -125,7 +125,8 @@ class Platform:
         return sum(file.stat().st_size for file in self._spill(source).glob("spill-*.bin"))
 
     def stop(self) -> None:
-        """End gatherers and deduplicator in good order."""
+        """End gatherers and deduplicator in good order, once the latter is up again."""
+        until(lambda: self.deduplicator.has_said("merging"), "the deduplicator is up", START_S)
         for command in (*self.gatherers.values(), self.deduplicator):
             command.interrupt()
         for command in (*self.gatherers.values(), self.deduplicator):
@@ -187,7 +188,7 @@ class Platform:
             # Minutes are seconds here: what is broken is noticed and mended so much sooner.
             "gather.silence_s": 1,
             "gather.ping_interval_s": 3,
-            "gather.command_timeout_s": 5,
+            "gather.command_timeout_s": 3,
             "gather.backoff_first_s": 0.1,
             "gather.backoff_limit_s": 1,
             "gather.peer_silence_ms": 2_000,

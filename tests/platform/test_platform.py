@@ -26,6 +26,7 @@ from tests.platform.proofs import (
     production_is_the_truth,
     store_is_the_truth,
     true_books,
+    untold_faults,
     wrong_books,
 )
 from tests.platform.running import COMPRESSION, SOURCES, Platform, running_platform
@@ -89,6 +90,7 @@ def settle_and_prove(platform: Platform, books: int, seed: int, say: Callable[[s
     for source in SOURCES:
         until(lambda source=source: platform.is_ready(source), f"gatherer {source} is ready again", SETTLE_S)  # type: ignore[misc]
         until(lambda source=source: not platform.spilt(source), f"the spill of {source} is drained", SETTLE_S)  # type: ignore[misc]
+    until(lambda: untold_faults(platform) or True, "every fault is in a ledger", SETTLE_S)
     findings = [store_is_the_truth(platform, truth)]
     say("gatherers and deduplicator stop, and the rest is merged")
     platform.stop()
