@@ -23,7 +23,7 @@ SNAPSHOT = (
     b'"yes_dollars_fp":[["0.4000","75.50"]],"no_dollars_fp":[["0.5500","10.00"]]}}'
 )
 ANY_PORTS = ("--port", "0", "--stream-port", "0")
-STOP_S = 3  # a second is what it takes; the rest is for a machine that is busy with other tests
+STOP_S = 15  # a second is what it takes; the rest is for a machine that is busy with other tests
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -247,8 +247,9 @@ async def test_a_thousand_visits_leave_nothing(clients: Clients) -> None:
         assert 801 == server.statistics().accepted
         assert (0, 0, 0) == (hub.clients, hub.routes, hub.waiting)
         assert {0} == set(hub.subscriptions.values())
-        assert tasks == trio.lowlevel.current_statistics().tasks_living
-        assert descriptors == _descriptors()
+        # At the beginning the first visit may have had a task that was still about to end.
+        await eventually(lambda: trio.lowlevel.current_statistics().tasks_living <= tasks)
+        assert _descriptors() <= descriptors
 
 
 @pytest.mark.trio
