@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from kalshibook.archive.exchange import Exchange
 from kalshibook.archive.export import check
+from kalshibook.archive.gaps import SLACK_US
 from kalshibook.archive.judging import judge
 from kalshibook.archive.parquet import LAYOUTS
 from kalshibook.archive.reading import DatabaseArchive
@@ -84,7 +85,7 @@ def production_is_the_truth(platform: Platform, truth: Truth) -> Iterator[Findin
             f"{len(trades):,} in production, {len(truth.followed_trades):,} true ones were followed",
             [
                 *_lines("is missing", truth.followed_trades - trades.keys()),
-                *_lines("differs", (key for key, trade in trades.items() if truth.trades.get(key) != trade)),
+                *_lines("differs", (key for key, trade in trades.items() if not truth.confirms(key, trade))),
             ],
         )
 
@@ -93,11 +94,28 @@ def production_is_the_truth(platform: Platform, truth: Truth) -> Iterator[Findin
             "SELECT ticker, kind, body, count FROM lifecycles"
         ):
             told[Told(ticker, kind, canonical(body))] += count
+        missed = [*(truth.followed_told - told)]
+        named = [message for message in missed if _is_named(connection, truth.told_us[message])]
         yield Finding(
             "lifecycle messages",
-            f"{told.total():,} in production, {truth.followed_told.total():,} true ones were followed",
-            [*_lines("is missing", truth.followed_told - told), *_lines("never told", told - truth.told)],
+            f"{told.total():,} in production, {truth.followed_told.total():,} true ones were followed,"
+            f" {len(named):,} lost and named",
+            [
+                *_lines("is missing", (message for message in missed if message not in named)),
+                *_lines("never told", told - truth.told),
+            ],
         )
+
+
+def _is_named(connection: psycopg.Connection[Any], at_us: int) -> bool:
+    """Tell whether a gap of lifecycle messages at that time is named as lost."""
+    (found,) = _row(
+        connection,
+        f"SELECT EXISTS (SELECT FROM gaps WHERE outcome = 'lost' AND channel LIKE '%lifecycle%'"
+        f" AND {at_us} BETWEEN coalesce(since_us, detected_us) - {SLACK_US}"
+        f" AND coalesce(healed_us, detected_us))",
+    )
+    return bool(found)
 
 
 def _trades(connection: psycopg.Connection[Any]) -> dict[str, Trade]:
@@ -133,32 +151,22 @@ def nothing_is_double(platform: Platform) -> Finding:
     return Finding("no duplicate", f"{rows:,} rows; {sightings:,} sightings of changes and messages", wrong)
 
 
-def gaps_are_judged(platform: Platform, truth: Truth) -> Finding:
-    """Judge every gap now, without the pause after its healing; trades that are fetched for it are true."""
+def gaps_are_judged(platform: Platform) -> Finding:
+    """Judge every gap now, without the pause after its healing: trades that all missed are fetched."""
     with (
         psycopg.connect(platform.production, autocommit=True) as connection,
         Exchange(platform.exchange.rest_url) as exchange,
     ):
-        before = _trades(connection)
+        before = len(_trades(connection))
         while judge(connection, exchange, settle_s=0):
             pass
-        fetched = {
-            (key, trade)
-            for key, trade in _trades(connection).items() - before.items()
-            if trade.at_ms * 1_000 > truth.since_us
-        }
+        fetched = len(_trades(connection)) - before
         outcomes: dict[str, int] = dict(
             connection.execute("SELECT coalesce(outcome, 'open'), count(*) FROM gaps GROUP BY 1 ORDER BY 1")
         )
     numbers = ", ".join(f"{count:,} {outcome}" for outcome, count in outcomes.items())
-    return Finding(
-        "gaps are judged",
-        f"{numbers}; {len(fetched):,} trades that nobody had followed are fetched",
-        [
-            *_lines("is open", ["a gap"] * outcomes.get("open", 0)),
-            *_lines("differs", (key for key, trade in fetched if truth.trades.get(key) != trade)),
-        ],
-    )
+    wrong = _lines("is open", ["a gap"] * outcomes.get("open", 0))
+    return Finding("gaps are judged", f"{numbers}; {fetched:,} trades fetched that nobody had", wrong)
 
 
 class Gap(NamedTuple):

@@ -74,6 +74,12 @@ class Truth(NamedTuple):
     base: Mapping[str, Levels]
     """The books when the witness came."""
 
+    def confirms(self, trade_id: str, trade: Trade) -> bool:
+        """Tell whether a trade happened so; of those before the witness came nothing is known."""
+        return self.trades.get(trade_id) == trade or (
+            trade_id not in self.trades and trade.at_ms * 1_000 <= self.since_us
+        )
+
     def books(self, ticker: str, moments: Iterable[int]) -> list[Levels]:
         """Return a market's true books at ascending moments, microseconds of the exchange's clock."""
         mine = [change for change in self.changes if change.ticker == ticker]
