@@ -33,17 +33,36 @@ def gap(**more: object) -> GapRecord:
     return GapRecord(**fields)  # type: ignore[arg-type]  # each case is one field
 
 
-def test_silence_is_told_once_and_again_after_a_sign_of_life() -> None:
-    """Who never said that it is alive owes nothing."""
+def test_silence_is_told_a_few_times_and_again_after_a_sign_of_life() -> None:
+    """Who owes a sign of life is asked for at growing distances: stores find out at times of their own."""
     found = watch()
     found.heard("g2", "alive", scope=False, now_us=0)
     assert [] == found.tick(10 * SECOND)
-    assert [Wish("g2", "silent for 11 s", None)] == found.tick(11 * SECOND)
+
+    told = [now for now in range(11, 300) if found.tick(now * SECOND)]
+
+    assert [11, 21, 41, 81] == told
+    found.heard("g2", "alive", scope=False, now_us=300 * SECOND)
+    assert [] == found.tick(301 * SECOND)
+    assert [Wish("g2", "silent for 11 s", None)] == found.tick(311 * SECOND)
+
+
+def test_nobody_asks_again_for_a_peer_that_has_come_back() -> None:
+    """Its books are its own again."""
+    found = watch()
+    found.heard("g2", "alive", scope=False, now_us=0)
+    assert 1 == len(found.tick(11 * SECOND))
+    found.heard("g2", "stale", scope=False, now_us=12 * SECOND)
+
     assert [] == found.tick(60 * SECOND)
-    assert {"g2": False} == found.peers
-    found.heard("g2", "alive", scope=False, now_us=70 * SECOND)
-    assert {"g2": True} == found.peers
-    assert 1 == len(found.tick(90 * SECOND))
+
+
+def test_who_never_said_that_it_is_alive_owes_nothing() -> None:
+    """A producer without signs of life is not judged by them."""
+    found = watch()
+    found.heard("g2", "stale", scope=True, now_us=0)
+
+    assert [] == found.tick(60 * SECOND)
 
 
 def test_an_end_and_a_new_start_leave_markets_without_a_gatherer() -> None:

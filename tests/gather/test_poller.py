@@ -247,7 +247,7 @@ async def test_market_that_no_socket_heals_is_served_from_rest(autojump_clock: o
     async with running(exchange, poll_seconds=600) as stage:
         await trio.sleep(1)
         stage.unhealed["M-0299"] = "the exchange does not answer for it"
-        await trio.sleep(60)
+        await trio.sleep(55)
         stage.unhealed.clear()
         await trio.sleep(60)
 

@@ -177,7 +177,10 @@ class GatherOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Whether it keeps a whole `BookStore` itself, for a program that embeds it; the audit has its own."""
 
     peer_silence_ms: int = 10_000
-    """How long another gatherer may say nothing before its markets are asked for."""
+    """
+    How long another gatherer may say nothing before its markets are asked for; then again a few times, for
+    stores that take it for dead later.
+    """
 
     peers: bool = True
     """Whether it watches other gatherers on the topic, and asks for snapshots of what they have lost."""

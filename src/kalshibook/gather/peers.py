@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 _MARK: Final = b'"gatherer_notice"'
 _POLL_S: Final = 0.25
 _BATCH: Final = 500
+_MOST_ASKED: Final = 4
 
 
 class Wish(msgspec.Struct, frozen=True):
@@ -41,11 +42,14 @@ class Wish(msgspec.Struct, frozen=True):
 
 
 class _Peer:
-    __slots__ = ("heard_us", "is_followed")
+    __slots__ = ("ask_again_us", "asked", "heard_us", "is_followed")
 
     def __init__(self) -> None:
         self.heard_us = 0
         self.is_followed = False
+        self.asked = 0
+        """How often its markets were asked for since it fell silent."""
+        self.ask_again_us = 0
 
 
 @final
@@ -60,6 +64,8 @@ class PeerWatch:
         [Wish(source='g2', reason='silent for 11 s', tickers=None)]
         >>> watch.tick(12_000_000)
         []
+        >>> watch.tick(21_000_000)
+        [Wish(source='g2', reason='silent for 21 s', tickers=None)]
     """
 
     def __init__(self, source: str, *, silence_us: int) -> None:
@@ -96,7 +102,7 @@ class PeerWatch:
         if not source or source == self._source:
             return None
         peer = self._peers.setdefault(source, _Peer())
-        was_followed, peer.heard_us = peer.is_followed, now_us
+        was_followed, peer.heard_us, peer.asked = peer.is_followed, now_us, 0
         if notice == "alive":
             peer.is_followed = True
             return None
@@ -115,13 +121,22 @@ class PeerWatch:
         return Wish(record.source, record.cause, record.tickers or None)
 
     def tick(self, now_us: int) -> list[Wish]:
-        """Return what should be asked for because somebody has fallen silent; once each time."""
+        """
+        Return what should be asked for because somebody has fallen silent.
+
+        A store takes a gatherer for dead at a time of its own, and until then its books take no snapshot
+        of another. So the same is asked for again, at growing distances, a few times.
+        """
         wishes = []
         for source, peer in self._peers.items():
             silent_us = now_us - peer.heard_us
             if peer.is_followed and silent_us > self._silence_us:
                 peer.is_followed = False
-                wishes.append(Wish(source, f"silent for {silent_us // 1_000_000} s", None))
+            elif not 0 < peer.asked < _MOST_ASKED or now_us < peer.ask_again_us:
+                continue
+            peer.asked += 1
+            peer.ask_again_us = now_us + self._silence_us * 2 ** (peer.asked - 1)
+            wishes.append(Wish(source, f"silent for {silent_us // 1_000_000} s", None))
         return wishes
 
 
