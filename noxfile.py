@@ -75,7 +75,7 @@ def perf(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Serve a made-up market from an embedded broker; arguments go to `kalshibook demo`."""
+    """Run the whole chain on a simulated exchange; arguments go to `kalshibook demo`."""
     session.install("-e", ".[cli]")
     session.run("kalshibook", "demo", *session.posargs)
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from kalshibook.cli.latency import duration_text
-from kalshibook.cli.meter import Meter
 from kalshibook.cli.parts import Part, started_part
 from kalshibook.feeds import KafkaOptions
 from kalshibook.simulator.truth import TrueBook
@@ -157,7 +156,7 @@ class ExchangeSource:
         self._compared = len(truth)
         return [line for book in truth for line in _difference(book, held.get(book.ticker))]
 
-    def report(self, console: Console, meter: Meter) -> bool:  # noqa: ARG002 - the seam has it
+    def report(self, console: Console) -> bool:
         """Print what was survived, and whether the books are those of the exchange."""
         if self._survived:
             table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))

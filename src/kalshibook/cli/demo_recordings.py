@@ -9,7 +9,6 @@ from typing import Final, final
 import trio
 from rich.console import Console
 
-from kalshibook.cli.meter import Meter
 from kalshibook.cli.playing import Playing
 from kalshibook.cli.progress import progress_bar, shown
 from kalshibook.cli.verify import Moments, verify
@@ -100,7 +99,7 @@ class RecordingSource:
             while not self._playing.arrived:  # noqa: ASYNC110 - another thread's work
                 await trio.sleep(_LOOK_S / 10)
 
-    def report(self, console: Console, meter: Meter) -> bool:  # noqa: ARG002 - the seam has it
+    def report(self, console: Console) -> bool:
         """Compare the books with the recordings, and print the outcome."""
         assert self._playing is not None
         assert self._store is not None

@@ -67,7 +67,7 @@ class Source(Protocol):
     async def settle(self) -> None:
         """Publish nothing more, and wait until what was published is in the store."""
 
-    def report(self, console: Console, meter: Meter) -> bool:
+    def report(self, console: Console) -> bool:
         """Print what became of it, and tell whether all is right."""
 
 
@@ -153,7 +153,7 @@ class Stage:
             self._console.print(
                 f"{meter.conflated:,} changes reached the meter merged with newer ones", style="dim"
             )
-        return self._source.report(self._console, meter)
+        return self._source.report(self._console)
 
     def _kafka(self, stack: ExitStack) -> tuple[KafkaOptions, Mapping[str, str | int | bool]]:
         """Return where to read and how to write; only a broker that this command was given is written to."""

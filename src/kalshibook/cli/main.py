@@ -24,7 +24,7 @@ INTERRUPTED: Final = 130
 """Exit code after Ctrl-C where there was nothing to finish, as shells have it."""
 
 COMMANDS: Final = {
-    "demo": ("kalshibook.cli.demo:demo", "Try it: an embedded broker, made-up markets, a server."),
+    "demo": ("kalshibook.cli.demo:demo", "Try it: an exchange, a gatherer, a broker, a server."),
     "serve": ("kalshibook.cli.serve:serve", "Serve the books of a Kafka topic."),
     "gather": ("kalshibook.cli.gather:gather", "Gather from the exchange into Kafka."),
     "snapshots": ("kalshibook.cli.snapshots:snapshots", "Save the books of a Kafka topic for warm starts."),
