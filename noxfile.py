@@ -31,7 +31,7 @@ def tests(session: nox.Session) -> None:
     """Run the tests on this interpreter, in parallel, but for those on databases; arguments go to pytest."""
     session.install("-e", ".[dev]")
     # Each worker would start servers of its own: `nox -s databases` starts each kind once.
-    chosen = ("-m", "not postgres and not timescale and not platform")
+    chosen = ("-m", "not postgres and not timescale and not pglite and not platform")
     session.run("pytest", "-n", "auto", "--dist", "worksteal", *chosen, *session.posargs)
 
 
@@ -82,11 +82,11 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def databases(session: nox.Session) -> None:
-    """Run the archive's tests on a PostgreSQL and a TimescaleDB, which `.ci/databases` installs."""
+    """Run the archive's tests on a PostgreSQL and TimescaleDBs, which `.ci/databases` installs."""
     session.install("-e", ".[dev]")
     paths = ("tests/archive", "tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
     # What needs no server has run with the other tests.
-    parallel = ("-n", "auto", "--dist", "worksteal", "-m", "postgres or timescale")
+    parallel = ("-n", "auto", "--dist", "worksteal", "-m", "postgres or timescale or pglite")
     session.run("pytest", *parallel, *paths, *session.posargs)
 
 

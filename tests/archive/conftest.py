@@ -1,4 +1,5 @@
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -8,6 +9,7 @@ import pytest
 
 from kalshibook.archive.migrate import Variant, migrate
 from tests.archive.gathered import Stage
+from tests.archive.pglite import PgliteServer
 from tests.archive.postgres import DatabaseUnavailable, PostgresServer
 from tests.archive.timescale import TimescaleServer
 
@@ -18,7 +20,15 @@ SERVERS = [
 ]
 
 
-NEEDS = {"postgres_server": "postgres", "own_server": "postgres", "timescale_server": "timescale"}
+NEEDS = {
+    "postgres_server": "postgres",
+    "own_server": "postgres",
+    "timescale_server": "timescale",
+    "pglite_server": "pglite",
+}
+
+
+ANNOUNCED: set[str] = set()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -71,6 +81,19 @@ def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresSer
 
 
 @pytest.fixture
+def pglite_server(request: pytest.FixtureRequest) -> Iterator[PgliteServer]:
+    """An empty database of TimescaleDB's full edition, of this test's own."""
+    try:
+        server = PgliteServer()
+    except DatabaseUnavailable as missing:
+        # Nothing installs Node on purpose.
+        (unavailable if shutil.which("npm") else pytest.skip)(str(missing))
+    with server:
+        announce(request, server.described)
+        yield server
+
+
+@pytest.fixture
 def new_database(postgres_server: PostgresServer) -> Callable[[], str]:
     """A maker of empty databases on PostgreSQL; each has its own address."""
     return postgres_server.create_database
@@ -103,7 +126,10 @@ def stage(new_archive: Callable[..., str]) -> Stage:
 
 
 def announce(request: pytest.FixtureRequest, server: str) -> None:
-    """Say which server the tests run on, also where their output is captured."""
+    """Say once which server the tests run on, also where their output is captured."""
+    if server in ANNOUNCED:
+        return
+    ANNOUNCED.add(server)
     capture = request.config.pluginmanager.getplugin("capturemanager")
     assert capture is not None
     with capture.global_and_fixture_disabled():

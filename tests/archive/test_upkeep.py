@@ -1,19 +1,31 @@
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import msgspec
 import psycopg
 import pytest
 
 from kalshibook.archive.database import Connection, connect
+from kalshibook.archive.migrate import Variant
 from kalshibook.archive.options import ArchiveOptions
 from kalshibook.archive.storing import BatchStore
-from kalshibook.archive.upkeep import Edition, edition_of, keep_house, prepare, status_of
+from kalshibook.archive.upkeep import (
+    Edition,
+    apply_settings,
+    edition_of,
+    keep_house,
+    prepare,
+    status_of,
+)
 from kalshibook.errors import ArchiveError
 from tests.archive.entries import DELTA, GAP, TRADE, entry, query
 from tests.archive.postgres import PostgresServer
 
 DAY_US = 86_400_000_000
+OTHERS: list[tuple[str, Variant]] = [("timescale", "local"), ("apache", "production"), ("apache", "local")]
+"""Editions and variants that are not told of what only the full edition can."""
 
 
 @pytest.fixture
@@ -163,31 +175,55 @@ class TestStatus:
             status_of(connection)
 
 
+class Recording:
+    """A connection to a hypertable's database that notes what it is asked."""
+
+    def __init__(self, licence: str) -> None:
+        self.licence = licence
+        self.statements: list[tuple[str, object]] = []
+
+    def execute(self, statement: bytes, parameters: object = None) -> "Recording":
+        self.statements.append((statement.decode(), parameters))
+        return self
+
+    def fetchone(self) -> tuple[object, ...]:
+        statement = self.statements[-1][0]
+        if "relkind" in statement:
+            return ("r",)
+        return (self.licence if "license" in statement else "17.1",)
+
+    def fetchall(self) -> list[tuple[object, ...]]:
+        return []
+
+    def transaction(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def asked(licence: str, variant: Variant, **options: Any) -> list[tuple[str, object]]:
+    recording: Any = Recording(licence)
+    apply_settings(recording, msgspec.structs.replace(ArchiveOptions(), **options), variant)
+    return [*recording.statements]
+
+
 def test_compression_follows_the_edition() -> None:
     """The age at which deltas are compressed is told to the editions that can, and to no other."""
-    statements: list[tuple[object, ...]] = []
-
-    from kalshibook.archive import upkeep
-
-    class Recording:
-        def execute(self, statement: bytes, parameters: object = None) -> "Recording":
-            statements.append((statement.decode(), parameters))
-            return self
-
-        def fetchone(self) -> tuple[object, ...]:
-            statement = str(statements[-1][0])
-            if "relkind" in statement:
-                return ("r",)
-            return ("timescale" if "license" in statement else "17.1",)
-
-    options = msgspec.structs.replace(ArchiveOptions(), compress_days=3)
-    recording: Connection = Recording()  # type: ignore[assignment]  # what it would be asked
-    upkeep.apply_settings(recording, options, "production")
     compressed = [
-        parameters for statement, parameters in statements if "add_compression_policy" in str(statement)
+        parameters
+        for statement, parameters in asked("timescale", "production", compress_days=3)
+        if "add_compression_policy" in statement
     ]
-    statements.clear()
-    upkeep.apply_settings(recording, options, "local")
 
     assert [[3]] == compressed
-    assert not any("compression" in str(statement) for statement, _ in statements)
+    for licence, variant in OTHERS:
+        assert not any("compress" in statement for statement, _ in asked(licence, variant))
+
+
+def test_continuous_aggregates_follow_the_edition() -> None:
+    """Where it has them production gets them, each with its policy and its view; nobody else does."""
+    words = ("CREATE MATERIALIZED VIEW", "add_continuous_aggregate_policy", "CREATE OR REPLACE VIEW")
+
+    made = [word for statement, _ in asked("timescale", "production") for word in words if word in statement]
+
+    assert [*words, *words] == made
+    for licence, variant in OTHERS:
+        assert not any(word in statement for statement, _ in asked(licence, variant) for word in words)

@@ -3,15 +3,16 @@ Upkeep of a database: settings applied, partitions made ahead and dropped behind
 
 On plain PostgreSQL all of it is done here. On TimescaleDB chunks make themselves; dropping is done here
 too, by `drop_chunks`, which every edition has, so that one setting means one thing everywhere.
-Compression is the business of the edition that has it.
+Compression and continuous aggregates are the business of the edition that has them.
 """
 
 import logging
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import psycopg
 from psycopg import sql
 
+from kalshibook.archive.aggregates import aggregates_of, make_aggregates
 from kalshibook.archive.database import Connection, judged, run
 from kalshibook.archive.migrate import Variant, applied_migrations, migrate, migrations_of
 from kalshibook.archive.options import ArchiveOptions
@@ -20,6 +21,7 @@ from kalshibook.errors import ArchiveError
 
 __all__ = [
     "Edition",
+    "Policy",
     "SeriesStatus",
     "Status",
     "apply_settings",
@@ -73,6 +75,17 @@ class SeriesStatus(NamedTuple):
     """None is for ever."""
 
 
+class Policy(NamedTuple):
+    """What a TimescaleDB does by itself."""
+
+    kind: Literal["compression", "refresh"]
+    name: str
+    """The table that is compressed, or the continuous aggregate that is refreshed."""
+    every_s: int
+    last: str | None
+    """How its last run ended, in the server's word, or None before the first."""
+
+
 class Status(NamedTuple):
     """What `kalshibook archive status` shows."""
 
@@ -82,6 +95,9 @@ class Status(NamedTuple):
     missing: int
     """Migrations that this release has and the database has not."""
     series: list[SeriesStatus]
+    aggregates: list[str]
+    """Views that continuous aggregates stand behind."""
+    policies: list[Policy]
     dead_letters: int
     sources: list[str]
     cursors: list[tuple[str, str, int]]
@@ -112,7 +128,11 @@ def prepare(connection: Connection, options: ArchiveOptions, variant: Variant = 
 
 
 def apply_settings(connection: Connection, options: ArchiveOptions, variant: Variant) -> None:
-    """Write chunk sizes, retention and compression where the database has them; new chunks follow."""
+    """
+    Write chunk sizes and retention, and what the edition can besides: compression, continuous aggregates.
+
+    New chunks follow; those that are there stay as they are.
+    """
     edition = edition_of(connection)
     days, hours = options.kept_days(variant), options.chunked_hours(variant)
     for name, series_hours in hours.items():
@@ -135,18 +155,8 @@ def apply_settings(connection: Connection, options: ArchiveOptions, variant: Var
         [days["gaps"]],
     )
     if variant == "production" and edition.compresses and _is_hypertable(connection, "orderbook_deltas"):
-        run(
-            connection,
-            "ALTER TABLE orderbook_deltas SET"
-            " (timescaledb.compress, timescaledb.compress_segmentby = 'ticker',"
-            " timescaledb.compress_orderby = 'exchange_at')",
-        )
-        run(connection, "SELECT remove_compression_policy('orderbook_deltas', if_exists => true)")
-        run(
-            connection,
-            "SELECT add_compression_policy('orderbook_deltas', make_interval(days => %s))",
-            [options.compress_days],
-        )
+        _compress(connection, options.compress_days)
+        make_aggregates(connection)
 
 
 def keep_house(connection: Connection) -> list[str]:
@@ -203,16 +213,54 @@ def status_of(connection: Connection) -> Status:
     (letters,) = _one(connection, "SELECT count(*) FROM dead_letters")
     sources = run(connection, "SELECT name FROM sources ORDER BY source_id").fetchall()
     cursors = run(connection, "SELECT reader, subject, position FROM cursors ORDER BY 1, 2").fetchall()
+    edition = edition_of(connection)
     return Status(
-        edition_of(connection),
+        edition,
         variant,
         len(applied),
         len(known - {one.number for one in applied}),
         series,
+        aggregates_of(connection),
+        _policies(connection) if edition.compresses else [],
         letters,
         [name for (name,) in sources],
         [(reader, subject, position) for reader, subject, position in cursors],
     )
+
+
+def _compress(connection: Connection, after_days: int) -> None:
+    run(
+        connection,
+        "ALTER TABLE orderbook_deltas SET"
+        " (timescaledb.compress, timescaledb.compress_segmentby = 'ticker',"
+        " timescaledb.compress_orderby = 'exchange_at')",
+    )
+    run(connection, "SELECT remove_compression_policy('orderbook_deltas', if_exists => true)")
+    run(
+        connection,
+        "SELECT add_compression_policy('orderbook_deltas', make_interval(days => %s))",
+        [after_days],
+    )
+
+
+def _policies(connection: Connection) -> list[Policy]:
+    kinds: dict[str, Literal["compression", "refresh"]] = {
+        "policy_compression": "compression",
+        "policy_refresh_continuous_aggregate": "refresh",
+    }
+    # The job of a refresh names the table behind the aggregate.
+    rows = run(
+        connection,
+        "SELECT j.proc_name, coalesce(a.view_name, j.hypertable_name),"
+        " extract(epoch FROM j.schedule_interval)::integer, s.last_run_status"
+        " FROM timescaledb_information.jobs AS j"
+        " LEFT JOIN timescaledb_information.job_stats AS s USING (job_id)"
+        " LEFT JOIN timescaledb_information.continuous_aggregates AS a"
+        " ON a.materialization_hypertable_name = j.hypertable_name"
+        " WHERE j.proc_name = ANY (%s) ORDER BY 1, 2",
+        [[*kinds]],
+    )
+    return [Policy(kinds[proc], name, every_s, last) for proc, name, every_s, last in rows.fetchall()]
 
 
 def _series(connection: Connection, name: str, chunk_s: int, keep_s: int | None) -> SeriesStatus:

@@ -77,6 +77,11 @@ def status(loaded: Loaded) -> None:
     click.echo(f"sources: {', '.join(found.sources) or 'none yet'}")
     click.echo(f"dead letters: {found.dead_letters}")
     Console().print(_series_table(found))
+    if found.aggregates:
+        click.echo(f"continuous aggregates: {', '.join(found.aggregates)}")
+    for policy in found.policies:
+        last = f"last run: {policy.last}" if policy.last else "no run yet"
+        click.echo(f"policy {policy.kind} {policy.name}: every {policy.every_s / 60:g} min, {last}")
     for reader, subject, position in found.cursors:
         click.echo(f"cursor {reader} {subject}: {position}")
 
