@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from click.testing import CliRunner
 
@@ -23,9 +24,17 @@ CANDLES = "ticker, at, open, high, low, close, volume, trades"
 
 @pytest.fixture
 def production(pglite_server: PgliteServer) -> Iterator[Connection]:
-    """Production, prepared, and the only client that it can have."""
+    """Production, prepared without a warning, and the only client that it can have."""
+    warned: list[str | None] = []
+
+    def note(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.severity == "WARNING":
+            warned.append(notice.message_primary)
+
     with connect(pglite_server.dsn) as connection:
+        connection.add_notice_handler(note)
         prepare(connection, ArchiveOptions(), "production")
+        assert [] == warned
         yield connection
 
 

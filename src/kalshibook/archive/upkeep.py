@@ -233,7 +233,7 @@ def _compress(connection: Connection, after_days: int) -> None:
         connection,
         "ALTER TABLE orderbook_deltas SET"
         " (timescaledb.compress, timescaledb.compress_segmentby = 'ticker',"
-        " timescaledb.compress_orderby = 'exchange_at')",
+        " timescaledb.compress_orderby = 'exchange_at, side, price, change')",
     )
     run(connection, "SELECT remove_compression_policy('orderbook_deltas', if_exists => true)")
     run(
