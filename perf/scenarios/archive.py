@@ -1,7 +1,8 @@
 """
 What it costs to keep everything: the archive's writer against bare COPY of the same rows.
 
-The server is a PostgreSQL of this run, with its promises kept: fsync on, every batch committed.
+Frames are stored with and without the journal that they pass through in a gatherer. The server is a
+PostgreSQL of this run, with its promises kept: fsync on, every batch committed.
 """
 
 import random
@@ -13,17 +14,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from typing import Final
 
+import msgspec
 import psycopg
 from tests.archive.postgres import DatabaseUnavailable, PostgresServer
 
 from kalshibook.archive.database import Connection, connect
 from kalshibook.archive.entries import Entry
 from kalshibook.archive.options import ArchiveOptions
-from kalshibook.archive.rows import DeltaRow
+from kalshibook.archive.rows import DeltaRow, Identity, rows_of_event
+from kalshibook.archive.sink import ArchiveSink
 from kalshibook.archive.storing import BatchStore
 from kalshibook.archive.tables import COPY_END, COPY_START, TABLES, Numbers
 from kalshibook.archive.upkeep import prepare
-from kalshibook.archive.writer import ArchiveWriter
+from kalshibook.gather.records import Received, SinkCounts
+from kalshibook.numbers import format_price, format_size
+from kalshibook.wire import decode_frame, read_frame
 from perf.context import Context
 from perf.measures import percentiles
 from perf.result import Check, Goal, Measurement, ScenarioResult, Table
@@ -57,10 +62,17 @@ def run(context: Context) -> ScenarioResult:
             rates["bare"].append(_copied(server, entries, indexed=False))
             rates["indexed"].append(_copied(server, entries, indexed=True))
             rates["writer"].append(_written(server, entries))
+        frames = _frames(count, context.seed)
+        costs: dict[str, list[tuple[float, float]]] = {"direct": [], "journal": []}
+        for number in range(_ROUNDS):
+            context.step("archive: with and without the journal", number / _ROUNDS)
+            costs["direct"].append(_direct(server, frames))
+            costs["journal"].append(_journaled(server, frames))
         context.step(f"archive: {_RATE} rows a second for {seconds} s")
-        lags, stored = _followed(server, _entries(_RATE * seconds, context.seed + 1))
+        lags, windows, stored = _followed(server, _frames(_RATE * seconds, context.seed + 1))
+    direct, journal = (tuple(map(min, zip(*costs[name], strict=True))) for name in ("direct", "journal"))
     bare, indexed, writer = (max(rates[name]) for name in ("bare", "indexed", "writer"))
-    lag = percentiles(lags)
+    lag, window = percentiles(lags), percentiles(windows)
     return ScenarioResult(
         name="archive",
         title=title,
@@ -71,11 +83,22 @@ def run(context: Context) -> ScenarioResult:
             "bare: COPY into a table of the same columns without keys and indexes",
             "with keys: COPY into the archive's own partitioned table, and nothing else",
             "writer: names looked up, partitions looked after, duplicates expected, cursors, savepoints",
+            "frames: decoded and stored, by a gatherer's sink through its journal, or by the store alone",
         ),
         measurements=(
             Measurement("bare COPY", bare, "rows/s"),
             Measurement("COPY into the table with its keys", indexed, "rows/s"),
             Measurement("writer", writer, "rows/s"),
+            Measurement("frames without the journal, CPU of this process", direct[1], "us/frame"),
+            Measurement("frames through the journal, CPU of this process", journal[1], "us/frame"),
+            Measurement("frames without the journal", 1e6 / direct[0], "frames/s"),
+            Measurement("frames through the journal", 1e6 / journal[0], "frames/s"),
+            Measurement(
+                "what a kill takes, p99",
+                window["p99"],
+                "ms",
+                f"{_RATE:,} frames/s; from the offer to the journal, as the oldest waits",
+            ),
             Measurement(
                 "lag, p99",
                 lag["p99"],
@@ -88,6 +111,11 @@ def run(context: Context) -> ScenarioResult:
                 f"lag at {_RATE:,} rows/s, ms",
                 tuple(lag),
                 (tuple(lag.values()),),
+            ),
+            Table(
+                f"not in the journal yet at {_RATE:,} frames/s, ms",
+                tuple(window),
+                (tuple(window.values()),),
             ),
         ),
         goals=(
@@ -132,7 +160,7 @@ def _entries(count: int, seed: int) -> list[Entry]:
                         "gatherer-1",
                         f"c{seed}",
                         2,
-                        number,
+                        number + 1,
                         start_us + number * 20,
                         start_us + number * 20 - 5_000,
                     ),
@@ -200,24 +228,88 @@ def _rate(entries: list[Entry], store: Callable[[list[Entry]], object]) -> float
     return len(entries) / (time.perf_counter() - started)
 
 
-def _followed(server: PostgresServer, entries: list[Entry]) -> tuple[list[float], int]:
-    """Offer rows at an even rate, and look how old the oldest that is not stored is."""
+def _frames(count: int, seed: int) -> list[Received]:
+    return [_frame(row) for entry in _entries(count, seed) for row in entry.rows if isinstance(row, DeltaRow)]
+
+
+def _frame(row: DeltaRow) -> Received:
+    message = {
+        "market_ticker": row.ticker,
+        "price_dollars": format_price(row.price),
+        "delta_fp": format_size(row.change),
+        "side": "yes" if row.side == 1 else "no",
+        "ts_ms": row.received_us // 1_000,
+    }
+    frame = {"type": "orderbook_delta", "sid": row.sid, "seq": row.sequence, "msg": message}
+    return Received(
+        msgspec.json.encode(frame),
+        row.connection,
+        row.received_us,
+        "orderbook_delta",
+        row.sid,
+        row.sequence,
+    )
+
+
+def _direct(server: PostgresServer, frames: list[Received]) -> tuple[float, float]:
+    """Return microseconds a frame, of the wall's clock and of this process's CPU, without a journal."""
+    with _database(server) as (dsn, _):
+        store = BatchStore(dsn)
+        started, worked = time.perf_counter(), time.process_time()
+        for first in range(0, len(frames), _BATCH):
+            store.store([_entry(frame) for frame in frames[first : first + _BATCH]])
+        found = time.perf_counter() - started, time.process_time() - worked
+        store.close()
+    return found[0] / len(frames) * 1e6, found[1] / len(frames) * 1e6
+
+
+def _entry(frame: Received) -> Entry:
+    identity = Identity("gatherer-1", frame.connection, frame.sid or 0, frame.sequence, frame.received_us)
+    return Entry("perf", frame.frame, rows_of_event(read_frame(decode_frame(frame.frame)), identity))
+
+
+def _journaled(server: PostgresServer, frames: list[Received]) -> tuple[float, float]:
+    """Return the same with one."""
+    pause = threading.Event()
+    with _database(server) as (dsn, _), TemporaryDirectory() as folder:
+        sink = ArchiveSink(_options(dsn, folder), "gatherer-1", SinkCounts)
+        sink.start()
+        started, worked = time.perf_counter(), time.process_time()
+        for frame in frames:
+            sink.offer(frame)
+        while sink.statistics().rows.taken < len(frames):
+            pause.wait(0.01)
+        found = time.perf_counter() - started, time.process_time() - worked
+        sink.stop()
+    return found[0] / len(frames) * 1e6, found[1] / len(frames) * 1e6
+
+
+def _options(dsn: str, folder: str) -> ArchiveOptions:
+    return ArchiveOptions(dsn=dsn, batch_rows=_BATCH, spill_folder=folder)
+
+
+def _followed(server: PostgresServer, frames: list[Received]) -> tuple[list[float], list[float], int]:
+    """Offer frames at an even rate, and look how old the oldest is that is not stored, or not journaled."""
     lags: list[float] = []
+    windows: list[float] = []
     step = _RATE // 100
     pause = threading.Event()
     with _database(server) as (dsn, _), TemporaryDirectory() as folder:
-        writer = ArchiveWriter(ArchiveOptions(dsn=dsn, batch_rows=_BATCH, spill_folder=folder))
+        sink = ArchiveSink(_options(dsn, folder), "gatherer-1", SinkCounts)
         offered_at: list[float] = []
-        with writer:
-            started = time.perf_counter()
-            for first in range(0, len(entries), step):
-                due = started + first / _RATE
-                pause.wait(max(due - time.perf_counter(), 0.0))
-                now = time.perf_counter()
-                for entry in entries[first : first + step]:
-                    offered_at.append(now)
-                    writer.offer(entry)
-                processed = writer.statistics().processed
-                if processed < len(offered_at):
-                    lags.append((now - offered_at[processed]) * 1_000)
-        return sorted(lags), writer.statistics().rows.stored
+        sink.start()
+        started = time.perf_counter()
+        for first in range(0, len(frames), step):
+            due = started + first / _RATE
+            # In between, so that it is seen how soon the last step was journaled.
+            while (now := time.perf_counter()) < due:
+                found = sink.statistics()
+                for ages, done in ((lags, found.rows.taken), (windows, found.processed)):
+                    if done < len(offered_at):
+                        ages.append((now - offered_at[done]) * 1_000)
+                pause.wait(0.002)
+            for frame in frames[first : first + step]:
+                offered_at.append(now)
+                sink.offer(frame)
+        sink.stop()
+        return sorted(lags), sorted(windows), sink.statistics().rows.stored

@@ -1,12 +1,16 @@
 """Entries as tests need them, and what came of them in a database."""
 
 import itertools
-from typing import Any
+import pickle
+from collections.abc import Sequence
+from typing import Any, Final, final
 
+import msgspec
 import psycopg
 
 from kalshibook.archive.entries import Entry
 from kalshibook.archive.rows import DeltaRow, GapRow, LifecycleRow, SnapshotRow, TickerRow, TradeRow
+from kalshibook.gather.records import Received
 
 START_US = 1_790_000_000_000_000
 _numbers = itertools.count(1)
@@ -39,6 +43,40 @@ def deltas(count: int, first: int = 1, **changes: Any) -> list[Entry]:
         entry(DELTA._replace(sequence=number, received_us=START_US + number, **changes), b"%d" % number)
         for number in range(first, first + count)
     ]
+
+
+def frame(number: int) -> bytes:
+    """Return a change as the exchange sends it."""
+    message = {
+        "market_ticker": f"KXFROG-T{number % 23}",
+        "side": "yes",
+        "price_dollars": "0.4000",
+        "delta_fp": f"{number}.00",
+        "ts_ms": START_US // 1_000 + number,
+    }
+    return msgspec.json.encode({"type": "orderbook_delta", "sid": 2, "seq": number, "msg": message})
+
+
+def received(number: int, data: bytes | None = None) -> Received:
+    """Return a frame as a gatherer hands it on."""
+    return Received(data or frame(number), "c1", START_US + number, "orderbook_delta", 2, number)
+
+
+@final
+class EntryCodec:
+    """Entries in a journal as they are, for tests that are not about frames."""
+
+    def encode(self, messages: Sequence[Entry]) -> bytes:
+        """Return entries as one record."""
+        return pickle.dumps(list(messages))
+
+    def decode(self, record: bytes) -> list[Entry]:
+        """Return the entries again."""
+        found: list[Entry] = pickle.loads(record)
+        return found
+
+
+ENTRIES: Final = EntryCodec()
 
 
 def query(dsn: str, statement: str) -> list[tuple[Any, ...]]:

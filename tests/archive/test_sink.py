@@ -1,4 +1,5 @@
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,9 +14,11 @@ import trio
 from kalshibook.archive.entries import Counts
 from kalshibook.archive.migrate import migrate
 from kalshibook.archive.options import ArchiveOptions
-from kalshibook.archive.sink import ArchiveSink
+from kalshibook.archive.rows import gap_row
+from kalshibook.archive.sink import ArchiveSink, FrameCodec
 from kalshibook.archive.writer import ArchiveWriter
 from kalshibook.cli.gather import _archive
+from kalshibook.errors import ArchiveError
 from kalshibook.feeds import EmbeddedBroker
 from kalshibook.gather.gatherer import Gatherer
 from kalshibook.gather.options import GatherOptions
@@ -23,9 +26,9 @@ from kalshibook.gather.records import Received, Sink, SinkCounts
 from kalshibook.settings import Argument, load_settings
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
-from kalshibook.wire import decode_frame
-from tests.archive.entries import START_US, count, deltas, query
-from tests.archive.test_consumer import Running, delta
+from kalshibook.wire import GapRecord, decode_frame
+from tests.archive.entries import ENTRIES, GAP, START_US, count, deltas, frame, query, received
+from tests.archive.test_consumer import Running
 from tests.archive.test_writer import wait_for
 from tests.gather.gathering import EXCHANGE, GATHERER, TOPICS, kafka_of
 
@@ -41,10 +44,6 @@ def new_dsn(new_database: Callable[[], str]) -> Callable[[], str]:
         return dsn
 
     return make
-
-
-def received(number: int, frame: bytes | None = None) -> Received:
-    return Received(frame or delta(number), "c1", START_US + number, "orderbook_delta", 2, number)
 
 
 def options(dsn: str, folder: Path, **changes: Any) -> ArchiveOptions:
@@ -92,7 +91,7 @@ def test_no_frame_ends_the_writing(
     assert sink.stop()
 
     assert Counts(3, 2, 0, 1) == sink.statistics().rows
-    assert [("KeyError: 'a fault'", delta(2))] == [
+    assert [("KeyError: 'a fault'", frame(2))] == [
         (reason, bytes(payload)) for reason, payload in query(dsn, "SELECT reason, payload FROM dead_letters")
     ]
 
@@ -102,7 +101,7 @@ def test_housekeeping_is_done_beside(new_dsn: Callable[[], str], tmp_path: Path)
     times = iter([0.0] + [601.0] * 100_000)
     done: list[bool] = []
     with ArchiveWriter(
-        options(new_dsn(), tmp_path), upkeep=lambda: done.append(True), clock_s=lambda: next(times)
+        options(new_dsn(), tmp_path), ENTRIES, upkeep=lambda: done.append(True), clock_s=lambda: next(times)
     ) as writer:
         writer.offer(deltas(1)[0])
         wait_for(lambda: writer.statistics().processed == 1)
@@ -171,35 +170,127 @@ async def test_in_gatherer_is_a_sink_of_the_gatherer(new_dsn: Callable[[], str],
     assert 1 == count(dsn, "orderbook_deltas")
 
 
-KILLED = """
-import sys
-from kalshibook.archive.options import ArchiveOptions
-from kalshibook.archive.writer import ArchiveWriter
-from tests.archive.entries import deltas
+def test_the_journal_says_whose_frames_they_are(new_dsn: Callable[[], str], tmp_path: Path) -> None:
+    """What a gatherer left is stored as its own, also after a restart under another name."""
+    dsn = new_dsn()
+    first = ArchiveSink(options("postgresql://postgres@127.0.0.1:1/none", tmp_path), "before", SinkCounts)
+    first.start()
+    first.offer(received(1))
+    first.record_gap(GAP_RECORD)
+    assert first.stop()
+    second = ArchiveSink(options(dsn, tmp_path), "after", SinkCounts)
+    second.start()
+    second.offer(received(2))
+    assert second.stop()
 
-dsn, folder, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
-writer = ArchiveWriter(ArchiveOptions(dsn=dsn, batch_rows=20, batch_ms=5, spill_folder=folder))
-writer.start()
-for entry in deltas(5_000, first):
-    while writer.is_full:
-        pass
-    writer.offer(entry)
-    if int(entry.payload) % 10 == 0:
-        print(writer.statistics().processed, flush=True)
+    assert [("before", 1), ("after", 2)] == query(
+        dsn, "SELECT name, sequence FROM orderbook_deltas JOIN sources USING (source_id) ORDER BY sequence"
+    )
+    assert [(GAP.gap_id,)] == query(dsn, "SELECT gap_id FROM gaps")
+
+
+GAP_RECORD = GapRecord(
+    id=GAP.gap_id,
+    source="before",
+    connection="c1",
+    sid=2,
+    channel="orderbook_delta",
+    cause="gap",
+    from_sequence=5,
+    to_sequence=9,
+    markets=1,
+    tickers=("KXFROG-T40",),
+    detected_us=START_US,
+)
+
+
+def test_a_record_comes_back_as_it_was() -> None:
+    """Frames and gaps survive the journal byte by byte; what is something else is refused."""
+    codec = FrameCodec("gatherer-1")
+    frames = [received(1), received(2, b'{"type":"orderbook_delta"}'), received(3)]
+
+    entries = codec.decode(codec.encode([*frames, GAP_RECORD]))
+
+    assert [one.frame for one in frames] == [entry.payload for entry in entries[:3]]
+    assert [1, 0, 1, 1] == [len(entry.rows) for entry in entries]
+    assert entries[1].refused is not None
+    (row,) = entries[0].rows
+    assert ("gatherer-1", "c1", 2, 1, START_US + 1) == row[:5]
+    assert gap_row(GAP_RECORD) == entries[3].rows[0]
+    with pytest.raises(ArchiveError, match="ValidationError: Expected `array`"):
+        codec.decode(b"nonsense")
+
+
+KILLED = """
+import os, signal, sys
+from kalshibook.archive.options import ArchiveOptions
+from kalshibook.archive.sink import FrameCodec
+from kalshibook.archive.writer import ArchiveWriter
+from tests.archive.entries import received
+
+dsn, folder, first, kill_at = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+
+def step(name):
+    global kill_at
+    kill_at -= 1
+    if not kill_at:
+        # From whichever thread: what it says is how much was journaled before it died.
+        os.write(1, b"%s %d" % (name.encode(), writer.statistics().processed))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+options = ArchiveOptions(dsn=dsn, batch_rows=20, batch_ms=5, spill_folder=folder)
+writer = ArchiveWriter(options, FrameCodec("gatherer-1"), on_step=step)
+with writer:
+    for number in range(first, first + 100):
+        writer.offer(received(number))
 """
 
 
-def test_kill_9_takes_nothing_that_was_processed(new_dsn: Callable[[], str], tmp_path: Path) -> None:
-    """Killed with its database up or down: what was processed comes into the database, each once."""
+def test_kill_9_at_any_step_takes_nothing_that_was_journaled(
+    new_dsn: Callable[[], str], tmp_path: Path
+) -> None:
+    """Killed at each step in turn, its database up or down: all that was journaled is stored, each once."""
+    dsn = new_dsn()
+    folder = tmp_path / "spill"
+    kept: set[int] = set()
+    steps: set[str] = set()
+    for turn in range(1, 15):
+        first = turn * 1_000
+        # In every third turn there is no database, so that files of several lives lie in the journal.
+        target = "postgresql://postgres@127.0.0.1:1/none" if turn % 3 == 0 else dsn
+        run = subprocess.run(
+            [sys.executable, "-c", KILLED, target, str(folder), str(first), str(turn)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert run.returncode in {0, -signal.SIGKILL}, run.stderr
+        step, _, processed = (run.stdout or "finished 100").partition(" ")
+        steps.add(step)
+        kept.update(range(first, first + int(processed)))
+    with ArchiveWriter(options(dsn, folder), FrameCodec("gatherer-1")) as writer:
+        wait_for(lambda: writer.statistics().journal_bytes == 0)
+
+    stored = [row[0] for row in query(dsn, "SELECT sequence FROM orderbook_deltas")]
+    assert set() == kept - set(stored)
+    assert len(stored) == len(set(stored))
+    assert {"journaled", "stored", "removed"} <= steps
+    assert not [*folder.glob("*.damaged-*")]
+    assert 0 == count(dsn, "dead_letters")
+
+
+def test_kill_9_at_random_takes_nothing_that_was_journaled(
+    new_dsn: Callable[[], str], tmp_path: Path
+) -> None:
+    """Killed from outside, in the middle of whatever it does: the same holds."""
     dsn = new_dsn()
     dice = random.Random(9)
     kept: set[int] = set()
     for turn in range(4):
         first = 1 + turn * 10_000_000
-        # In every second turn there is no database, so that all goes to the disk.
         target = dsn if turn % 2 == 0 else "postgresql://postgres@127.0.0.1:1/none"
         process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, target, str(tmp_path / "spill"), str(first)],
+            [sys.executable, "-c", LIVELY, target, str(tmp_path / "spill"), str(first)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -212,10 +303,30 @@ def test_kill_9_takes_nothing_that_was_processed(new_dsn: Callable[[], str], tmp
         process.kill()
         process.communicate()
         kept.update(range(first, first + processed))
-    with ArchiveWriter(options(dsn, tmp_path / "spill")) as writer:
-        wait_for(lambda: writer.statistics().spilt_bytes == 0)
+    with ArchiveWriter(options(dsn, tmp_path / "spill"), FrameCodec("gatherer-1")) as writer:
+        wait_for(lambda: writer.statistics().journal_bytes == 0)
 
     stored = [row[0] for row in query(dsn, "SELECT sequence FROM orderbook_deltas")]
     assert set() == kept - set(stored)
     assert len(stored) == len(set(stored))
     assert 0 == count(dsn, "dead_letters")
+
+
+LIVELY = """
+import sys
+from kalshibook.archive.options import ArchiveOptions
+from kalshibook.archive.sink import FrameCodec
+from kalshibook.archive.writer import ArchiveWriter
+from tests.archive.entries import received
+
+dsn, folder, first = sys.argv[1], sys.argv[2], int(sys.argv[3])
+options = ArchiveOptions(dsn=dsn, batch_rows=20, batch_ms=5, spill_folder=folder)
+writer = ArchiveWriter(options, FrameCodec("gatherer-1"))
+writer.start()
+for number in range(first, first + 5_000):
+    while writer.is_full:
+        pass
+    writer.offer(received(number))
+    if number % 10 == 0:
+        print(writer.statistics().processed, flush=True)
+"""

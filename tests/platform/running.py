@@ -121,8 +121,8 @@ class Platform:
             command.require_alive()
 
     def spilt(self, source: str) -> int:
-        """Return how many bytes a gatherer has put aside."""
-        return sum(file.stat().st_size for file in self._spill(source).glob("spill-*.bin"))
+        """Return how many bytes a gatherer has journaled and not stored."""
+        return sum(file.stat().st_size for file in self._spill(source).glob("journal-*.bin"))
 
     def stop(self) -> None:
         """End gatherers and deduplicator in good order, once the latter is up again."""

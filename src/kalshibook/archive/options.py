@@ -69,16 +69,19 @@ class ArchiveOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How long a row waits for others to be stored with, at most."""
 
     queue_rows: int = 20_000
-    """Messages that wait for the database inside a gatherer, at most; then its sockets are not read."""
+    """
+    Messages inside a gatherer that neither its journal nor its database has, at most; then its sockets are
+    not read.
+    """
 
     snapshot_interval_s: int = 60
     """How often the live books that changed are stored whole; 0 for never."""
 
     spill_folder: str = "archive-spill"
-    """Where a gatherer puts aside what its database cannot take; each gatherer needs its own."""
+    """Where a gatherer keeps the journal of what its database has not stored yet; each needs its own."""
 
     spill_bytes: int = 4 * 1024**3
-    """Most bytes put aside; then the sockets are not read."""
+    """Most bytes in the journal; then the sockets are not read."""
 
     # Keeping.
 

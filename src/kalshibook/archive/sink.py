@@ -1,8 +1,10 @@
 """The archive as a sink of a gatherer: frames go from its sockets into its own database, in one process."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Generic, Protocol, TypeVar, final
+
+import msgspec
 
 from kalshibook.archive.database import connect
 from kalshibook.archive.entries import Entry
@@ -10,11 +12,11 @@ from kalshibook.archive.options import ArchiveOptions
 from kalshibook.archive.rows import Identity, gap_row, rows_of_event
 from kalshibook.archive.upkeep import keep_house
 from kalshibook.archive.writer import ArchiveWriter, WriterStatistics
-from kalshibook.errors import WireError
+from kalshibook.errors import ArchiveError, WireError
 from kalshibook.wire import decode_frame, read_frame
-from kalshibook.wire.gaps import GapRecord, encode_gap
+from kalshibook.wire.gaps import GapRecord, decode_gap, encode_gap
 
-__all__ = ["ArchiveSink", "ReceivedFrame"]
+__all__ = ["ArchiveSink", "FrameCodec", "ReceivedFrame"]
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +60,61 @@ class ReceivedFrame(Protocol):
         """The frame's `seq`."""
 
 
+class _KeptFrame(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="frame"):
+    source: str
+    connection: str
+    received_us: int
+    sid: int | None
+    sequence: int | None
+    frame: bytes
+
+
+class _KeptGap(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="gap"):
+    record: bytes
+
+
+@final
+class FrameCodec:
+    """
+    Frames and gaps in the journal: the exchange's own bytes, so that a later release can read them.
+
+    Args:
+        source: the gatherer's name. It is journaled too: a restart may come with another one.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def encode(self, messages: "Sequence[ReceivedFrame | GapRecord]") -> bytes:
+        """Return messages as one record."""
+        source = self._source
+        return _encoder.encode(
+            [
+                ("gap", encode_gap(one))
+                if isinstance(one, GapRecord)
+                else ("frame", source, one.connection, one.received_us, one.sid, one.sequence, one.frame)
+                for one in messages
+            ]
+        )
+
+    def decode(self, record: bytes) -> list[Entry]:
+        """
+        Return the entries that a record makes.
+
+        Raises:
+            ArchiveError: it is nothing that `encode` wrote.
+        """
+        try:
+            messages = _decoder.decode(record)
+        except (msgspec.MsgspecError, UnicodeError) as error:
+            raise ArchiveError(f"{type(error).__name__}: {error}") from None
+        return [entry for entry in map(_entry_of, messages) if entry is not None]
+
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(list[_KeptFrame | _KeptGap])
+
+
 @final
 class ArchiveSink(Generic[Counts_]):
     """
@@ -74,9 +131,8 @@ class ArchiveSink(Generic[Counts_]):
     def __init__(
         self, options: ArchiveOptions, source: str, counts: Callable[[int, int, int, int], Counts_]
     ) -> None:
-        self._source = source
         self._counts = counts
-        self._writer = ArchiveWriter(options, self._entry_of, upkeep=lambda: _keep_house(options))
+        self._writer = ArchiveWriter(options, FrameCodec(source), upkeep=lambda: _keep_house(options))
 
     @property
     def types(self) -> frozenset[str]:
@@ -109,29 +165,35 @@ class ArchiveSink(Generic[Counts_]):
         return self._counts(found.offered, found.processed, found.dropped, found.waiting)
 
     def statistics(self) -> WriterStatistics:
-        """Return what became of rows, and how much lies in the spill; from any thread."""
+        """Return what became of rows, and how much lies in the journal; from any thread."""
         return self._writer.statistics()
 
     def stop(self, timeout: float = 30.0) -> bool:
-        """Store or spill what waits, and tell whether that was done within `timeout` seconds."""
+        """Journal what waits, store what can be, and tell whether that was done in `timeout` seconds."""
         return self._writer.stop(timeout)
 
-    def _entry_of(self, item: ReceivedFrame | GapRecord) -> Entry | None:
-        if isinstance(item, GapRecord):
-            return Entry(f"gap {item.id}", encode_gap(item), (gap_row(item),))
-        place = f"{self._source}/{item.connection}"
+
+def _entry_of(kept: _KeptFrame | _KeptGap) -> Entry | None:
+    if isinstance(kept, _KeptGap):
         try:
-            event = read_frame(decode_frame(item.frame))
-            sid = 0 if item.sid is None else item.sid
-            identity = Identity(self._source, item.connection, sid, item.sequence, item.received_us)
-            rows = rows_of_event(event, identity)
+            gap = decode_gap(kept.record)
         except WireError as error:
-            return Entry(place, item.frame, refused=str(error))
-        except Exception as error:  # noqa: BLE001 - see below
-            # Whatever a frame contains, it must not end the writing of all others.
-            _log.exception("a frame of %s", place)
-            return Entry(place, item.frame, refused=f"{type(error).__name__}: {error}")
-        return Entry(place, item.frame, rows) if rows else None
+            return Entry("gap", kept.record, refused=str(error))
+        return Entry(f"gap {gap.id}", kept.record, (gap_row(gap),))
+    place = f"{kept.source}/{kept.connection}"
+    try:
+        event = read_frame(decode_frame(kept.frame))
+        sid = 0 if kept.sid is None else kept.sid
+        rows = rows_of_event(
+            event, Identity(kept.source, kept.connection, sid, kept.sequence, kept.received_us)
+        )
+    except WireError as error:
+        return Entry(place, kept.frame, refused=str(error))
+    except Exception as error:  # noqa: BLE001 - see below
+        # Whatever a frame contains, it must not end the writing of all others.
+        _log.exception("a frame of %s", place)
+        return Entry(place, kept.frame, refused=f"{type(error).__name__}: {error}")
+    return Entry(place, kept.frame, rows) if rows else None
 
 
 def _keep_house(options: ArchiveOptions) -> None:

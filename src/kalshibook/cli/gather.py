@@ -121,7 +121,7 @@ async def _archive(settings: Settings) -> AsyncIterator["list[ArchiveSink[SinkCo
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(sink.stop)
         found = sink.statistics()
-        log.info("archived", rows=found.rows.stored, spilt_bytes=found.spilt_bytes, lost=found.dropped)
+        log.info("archived", rows=found.rows.stored, journal_bytes=found.journal_bytes, lost=found.dropped)
 
 
 async def _show(gatherer: Gatherer, console: Console) -> None:
