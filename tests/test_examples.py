@@ -11,7 +11,12 @@ EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 PRINTED = {
     "plain_script.py": ["YES bid 0.4100 x 20.00", "YES ask none", ": 1 live book"],
     "inside_trio.py": ["REST at http://127.0.0.1:", "top of book over WebSocket: 0.4200", "stopped"],
-    "parquet_with_duckdb.py": ["KXFROG-26NOV26-T40 06:00 4000 4600 4000 4300, 180.00 in 60 trades", "06:02"],
+    "parquet_with_duckdb.py": [
+        "KXFROG-26NOV26-T40 06:00 4000 4600 4000 4300, 180.00 in 60 trades",
+        "06:02",
+        "KXFROG-26NOV26-T40 while active, in linear_cent: 300.00 in 100 trades",
+        "KXFROG-26NOV26-T40 while active, in deci_cent: 150.00 in 50 trades",
+    ],
     "in_asyncio.py": ["WebSocket at ws://127.0.0.1:", "best bid 0.4200", "stopped"],
 }
 

@@ -14,20 +14,22 @@ import psycopg
 import pyarrow.parquet as pq
 import pytest
 
+from kalshibook.archive.describing import describe_events, describe_markets, describe_series
 from kalshibook.archive.export import Exporter, Manifest, check
-from kalshibook.archive.migrate import migrate
-from kalshibook.archive.parquet import LAYOUTS
+from kalshibook.archive.migrate import migrate, migrations_of
+from kalshibook.archive.parquet import HOUR_US, LAYOUTS
 from kalshibook.archive.rows import Row, SnapshotRow, TickerRow
 from kalshibook.archive.targets import Folder, Target, open_target, put
 from kalshibook.errors import ArchiveError
 from kalshibook.wire import GapRecord
 from tests.archive.conftest import unavailable
-from tests.archive.gathered import NOW_US, Stage, change, delta, everything, store_gaps
+from tests.archive.gathered import NOW_US, Stage, change, delta, everything, store_gaps, trade
 from tests.archive.object_store import ObjectStore, why_no_object_store
 
 pytestmark = pytest.mark.postgres
 
 LATER_US = NOW_US + 10**10
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "parquet_with_duckdb.py"
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +60,25 @@ def merged(new_database: Callable[[], str]) -> Stage:
     ]
     stage.store(*rows, *everything(11))
     stage.merge()
+    describe(stage, status="active")
     return stage
+
+
+def describe(stage: Stage, at_us: int = NOW_US, **market: Any) -> None:
+    """Let the exchange describe a series, an event and a market."""
+    series = {"ticker": "KXA", "title": 'A "title",\n{of} two lines', "category": "", "frequency": None}
+    event = {"event_ticker": "KXA-26", "series_ticker": "KXA", "sub_title": "NULL"}
+    ours = {
+        "ticker": "KXA-1",
+        "event_ticker": "KXA-26",
+        "close_time": "2026-09-21T15:00:00Z",
+        "settlement_value_dollars": "0.4001",
+        "rules_primary": "\u00e9\U0001f600 'quoted' \\",
+    }
+    with psycopg.connect(stage.production, autocommit=True) as connection:
+        describe_series(connection, [series], clock_us=lambda: at_us)
+        describe_events(connection, [event], clock_us=lambda: at_us)
+        describe_markets(connection, [ours | market], clock_us=lambda: at_us)
 
 
 def export(stage: Stage, target: Target, **options: Any) -> list[Manifest]:
@@ -93,6 +113,9 @@ def exported(target: Target, table: str) -> list[tuple[Any, ...]]:
         "tickers": ("ticker", "exchange_us", "digest"),
         "lifecycles": ("ticker", "kind", "digest", "last_us"),
         "gaps": ("gap_id",),
+        "series": ("ticker", "valid_from_us"),
+        "events": ("ticker", "valid_from_us"),
+        "markets": ("ticker", "valid_from_us"),
     }[table]
     for path in target.paths(table):
         data = target.read(path)
@@ -158,6 +181,53 @@ def test_late_rows_come_in_follow_up_files(merged: Stage, tmp_path: Path) -> Non
     assert before == {path: data for path, data in before.items() if target.read(path) == data}
     for table in LAYOUTS:
         assert stored(merged, table) == exported(target, table)
+
+
+def test_what_a_market_was_comes_again_when_it_has_ended(merged: Stage, tmp_path: Path) -> None:
+    """Its end and what follows are in the next files, no file is touched; the row exported last stands."""
+    target = Folder(tmp_path)
+    export(merged, target)
+    before = {path: target.read(path) for path in target.paths() if not path.startswith("lookups")}
+    describe(merged, NOW_US + HOUR_US, status="closed")
+
+    (manifest,) = export(merged, target)
+
+    assert ("markets", 2) == (manifest.table, manifest.rows)
+    assert before == {path: data for path, data in before.items() if target.read(path) == data}
+    assert ["markets/date=2026-09-21/hour=15"] == [file.path.rpartition("/")[0] for file in manifest.files]
+    assert stored(merged, "markets") == exported(target, "markets")
+
+
+def test_long_rows_come_in_smaller_batches(merged: Stage, tmp_path: Path) -> None:
+    """A batch is held in memory, and what is said of a market is longer than a change of its book."""
+    describe(merged, status="closed")
+    describe(merged, status="determined")
+
+    manifests = export(merged, Folder(tmp_path), batch_rows=40)
+
+    assert [2, 1] == [manifest.rows for manifest in manifests if manifest.table == "markets"]
+
+
+def test_what_was_described_before_there_was_an_order_is_exported(
+    new_database: Callable[[], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration gives rows that are there already their places."""
+    dsn = new_database()
+    with psycopg.connect(dsn) as connection:
+        known = migrations_of("production")
+        monkeypatch.setattr("kalshibook.archive.migrate.migrations_of", lambda _: known[:8])
+        migrate(connection, "production")
+        connection.execute(
+            "INSERT INTO markets (ticker, valid_from_us, valid_to_us, body)"
+            " VALUES ('KXA-1', 1, 5, '{}'), ('KXA-1', 5, NULL, '{}')"
+        )
+        connection.commit()
+        monkeypatch.undo()
+        migrate(connection, "production")
+
+    (manifest,) = Exporter(dsn, Folder(tmp_path), settle_s=0).run()
+
+    assert ("markets", 2) == (manifest.table, manifest.rows)
 
 
 def test_what_is_young_waits(merged: Stage, tmp_path: Path) -> None:
@@ -333,6 +403,37 @@ def test_duckdb_reads_a_folder_in_place(merged: Stage, tmp_path: Path) -> None:
     names = [*LAYOUTS["orderbook_deltas"].columns]
     total = sum(row[names.index("change")] * row[names.index("count")] for row in rows)
     assert (len(rows), total, "2026-09-21", 14) == found
+
+
+def test_the_documented_program_joins_trades_to_what_markets_were_then(merged: Stage, tmp_path: Path) -> None:
+    """Over files in which a row that has ended stands twice, it says what production says."""
+    second_us = 1_000_000
+    merged.store(*(trade("a", 90 + n, f"then-{n}", NOW_US + n * second_us) for n in range(10)))
+    merged.merge()
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("UPDATE markets SET valid_from_us = %s", [NOW_US + second_us])
+    export(merged, Folder(tmp_path))
+    with psycopg.connect(merged.production) as connection:
+        connection.execute(
+            "UPDATE markets SET valid_to_us = %s, ingest = nextval('ingest_order'),"
+            " xid = pg_current_xact_id()",
+            [NOW_US + 4 * second_us],
+        )
+        connection.execute(
+            "INSERT INTO markets (ticker, valid_from_us, status, body) VALUES ('KXA-1', %s, 'closed', '{}')",
+            [NOW_US + 4 * second_us],
+        )
+    export(merged, Folder(tmp_path))
+
+    said = subprocess.run(
+        [sys.executable, str(EXAMPLE), str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+
+    assert [
+        "KXA-1 while active, in None: 3.00 in 3 trades",
+        "KXA-1 while closed, in None: 6.00 in 6 trades",
+        "KXA-1 while None, in None: 16.00 in 16 trades",
+    ] == [line for line in said.splitlines() if "while" in line]
 
 
 def test_two_exporters_do_not_share_a_database(merged: Stage, tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ class Platform:
         self._migrate()
         self.gatherers: Final = {source: self._gatherer(source) for source in SOURCES}
         self.deduplicator: Final = Command("dedup", self._dedup(), folder)
+        self.first_export: Final = Command("first-export", self._export(), folder)
+        """Started in the middle; what grows or ends after it comes again at the end."""
+        stack.callback(self.first_export.kill)
         self.store: Final = BookStore()
         feed = KafkaFeed(self.store, self._kafka())
         feed.start()
@@ -125,12 +128,13 @@ class Platform:
         return sum(file.stat().st_size for file in self._spill(source).glob("journal-*.bin"))
 
     def stop(self) -> None:
-        """End gatherers and deduplicator in good order, once the latter is up again."""
+        """End gatherers and deduplicator in good order, once the latter is up again; the export has ended."""
         until(lambda: self.deduplicator.has_said("merging"), "the deduplicator is up", START_S)
         for command in (*self.gatherers.values(), self.deduplicator):
             command.interrupt()
         for command in (*self.gatherers.values(), self.deduplicator):
             command.finish(COMMAND_S)
+        self.first_export.finish(COMMAND_S)
 
     def merge_the_rest(self) -> None:
         """Merge what the deduplicator has left."""
@@ -138,14 +142,7 @@ class Platform:
 
     def export(self) -> None:
         """Export what is new, by the command."""
-        url, options = self.target
-        values = {
-            "archive.dsn": self.production,
-            "export.target": url,
-            "export.settle_s": 0,
-            **{f"export.s3_credentials.{name}": value for name, value in options.items()},
-        }
-        self._run(Command("export", ["archive", "export", *settings(values)], self.folder))
+        self._run(Command("export", self._export(), self.folder))
 
     @staticmethod
     def _run(*commands: Command) -> None:
@@ -209,9 +206,19 @@ class Platform:
             **{f"dedup.source_dsns.{name}": dsn for name, dsn in self.databases.items()},
             "dedup.pause_ms": 200,
             "dedup.retry_s": 1,
-            "dedup.refresh_s": 10,
+            "dedup.refresh_s": 2,
         }
         return ["archive", "dedup", *settings(values)]
+
+    def _export(self) -> list[str]:
+        url, options = self.target
+        values = {
+            "archive.dsn": self.production,
+            "export.target": url,
+            "export.settle_s": 0,
+            **{f"export.s3_credentials.{name}": value for name, value in options.items()},
+        }
+        return ["archive", "export", *settings(values)]
 
     def _spill(self, source: str) -> Path:
         return self.folder / f"spill-{source}"

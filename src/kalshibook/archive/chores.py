@@ -108,9 +108,14 @@ class Chores:
             self._exchange() as exchange,
         ):
             passes = (
-                ("series", describe_series(connection, exchange.series())),
-                ("events", describe_events(connection, exchange.events())),
-                ("markets", describe_markets(connection, exchange.markets(updated_since_s=since_s))),
+                ("series", describe_series(connection, exchange.series(), clock_us=self._clock_us)),
+                ("events", describe_events(connection, exchange.events(), clock_us=self._clock_us)),
+                (
+                    "markets",
+                    describe_markets(
+                        connection, exchange.markets(updated_since_s=since_s), clock_us=self._clock_us
+                    ),
+                ),
             )
         for table, done in passes:
             self.counts.described[table] = self.counts.described.get(table, 0) + done.changed
@@ -122,12 +127,12 @@ class Chores:
             self._full_at_s = now_s + _FULL_EVERY_S
 
     def _count(self, connection: Connection, exchange: Exchange | None) -> None:
-        def clock_us() -> int:
-            return int(self._clock_s() * 1_000_000)
-
-        for judged in judge(connection, exchange, settle_s=self._settle_s, clock_us=clock_us):
+        for judged in judge(connection, exchange, settle_s=self._settle_s, clock_us=self._clock_us):
             self.counts.gaps[judged.outcome] = self.counts.gaps.get(judged.outcome, 0) + 1
             self.counts.backfilled_trades += judged.trades
+
+    def _clock_us(self) -> int:
+        return int(self._clock_s() * 1_000_000)
 
     def _do(self, chore: str, work: Callable[[], None]) -> None:
         try:

@@ -45,19 +45,29 @@ class Described(NamedTuple):
     """Entries that cannot be read."""
 
 
-def describe_series(connection: Connection, bodies: Iterable[Body]) -> Described:
+def _wall_us() -> int:
+    return time.time_ns() // 1_000
+
+
+def describe_series(
+    connection: Connection, bodies: Iterable[Body], *, clock_us: Callable[[], int] = _wall_us
+) -> Described:
     """Take over series; those that are not named stay as they are."""
-    return _describe(connection, bodies, "series", _series, _SERIES)
+    return _describe(connection, bodies, "series", _series, _SERIES, clock_us)
 
 
-def describe_events(connection: Connection, bodies: Iterable[Body]) -> Described:
+def describe_events(
+    connection: Connection, bodies: Iterable[Body], *, clock_us: Callable[[], int] = _wall_us
+) -> Described:
     """Take over events."""
-    return _describe(connection, bodies, "events", _event, _EVENTS)
+    return _describe(connection, bodies, "events", _event, _EVENTS, clock_us)
 
 
-def describe_markets(connection: Connection, bodies: Iterable[Body]) -> Described:
+def describe_markets(
+    connection: Connection, bodies: Iterable[Body], *, clock_us: Callable[[], int] = _wall_us
+) -> Described:
     """Take over markets."""
-    return _describe(connection, bodies, "markets", _market, _MARKETS)
+    return _describe(connection, bodies, "markets", _market, _MARKETS, clock_us)
 
 
 _SERIES: Final = {"title": "text", "category": "text", "frequency": "text"}
@@ -108,6 +118,7 @@ def _describe(
     table: LiteralString,
     read: Callable[[Body], tuple[Any, ...]],
     columns: dict[LiteralString, LiteralString],
+    clock_us: Callable[[], int],
 ) -> Described:
     seen = changed = rejected = 0
     remaining: Iterator[Body] = iter(bodies)
@@ -122,7 +133,7 @@ def _describe(
             still = {name: value for name, value in body.items() if name not in _MOVING}
             rows[values[0]] = (*values, msgspec.json.encode(still).decode())
         seen += len(rows)
-        changed += _take_over(connection, table, columns, rows.values())
+        changed += _take_over(connection, table, columns, rows.values(), clock_us())
     return Described(seen, changed, rejected)
 
 
@@ -131,10 +142,10 @@ def _take_over(
     table: LiteralString,
     columns: dict[LiteralString, LiteralString],
     rows: Iterable[tuple[Any, ...]],
+    now_us: int,
 ) -> int:
     names = ", ".join(columns)
     types = ", ".join(f"{name} {kind}" for name, kind in columns.items())
-    now_us = time.time_ns() // 1_000
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(f"CREATE TEMPORARY TABLE described (ticker text, {types}, body jsonb) ON COMMIT DROP")
         with cursor.copy(f"COPY described (ticker, {names}, body) FROM STDIN") as copy:
@@ -143,7 +154,10 @@ def _take_over(
         # Ended first: an index allows one current row a ticker.
         cursor.execute(
             f"""
-            UPDATE {table} AS t SET valid_to_us = greatest(%s, t.valid_from_us + 1)
+            UPDATE {table} AS t SET
+                valid_to_us = greatest(%s, t.valid_from_us + 1),
+                ingest = nextval('ingest_order'),
+                xid = pg_current_xact_id()
             FROM described AS d
             WHERE d.ticker = t.ticker AND t.valid_to_us IS NULL AND t.body IS DISTINCT FROM d.body
             """,

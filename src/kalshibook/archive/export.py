@@ -79,7 +79,7 @@ class Exporter:
     Args:
         production: address of the database.
         target: where to.
-        batch_rows: most rows of a batch; they are held in memory.
+        batch_rows: most rows of a batch, fewer of a table whose rows are long; they are held in memory.
         settle_s: how old, by receipt, a row must be; sources that lag have seen it too by then.
         patience_s: how long to wait for another exporter's end; the server may notice that of a killed
             one a moment later.
@@ -153,14 +153,14 @@ class Exporter:
     ) -> tuple[int, int] | None:
         """Return the last place of the next batch: before anything young, and at most so many rows on."""
         now_us = self._clock_us()
-        received = "detected_us" if layout.table == "gaps" else "received_us"
+        most = max(1, self._batch_rows // layout.weight)
         # Rows are taken up to the first young one, and not around it: a cursor knows no holes. One that is
         # far ahead of our clock is of a gatherer whose clock is wrong, and must not hold up all others.
         found = connection.execute(
             f"""
             SELECT xid::text::bigint, ingest FROM (
                 SELECT t.xid, t.ingest,
-                    bool_or(t.{received} > %s AND t.{received} <= %s) OVER (ORDER BY t.xid, t.ingest)
+                    bool_or({layout.known} > %s AND {layout.known} <= %s) OVER (ORDER BY t.xid, t.ingest)
                         AS is_young
                 FROM {layout.table} AS t
                 WHERE t.xid < pg_snapshot_xmin(pg_current_snapshot())
@@ -170,7 +170,7 @@ class Exporter:
             ) AS ahead
             WHERE NOT is_young ORDER BY xid DESC, ingest DESC LIMIT 1
             """,
-            [now_us - self._settle_us, now_us + self._settle_us, *after, self._batch_rows],
+            [now_us - self._settle_us, now_us + self._settle_us, *after, most],
         ).fetchone()
         return None if found is None else (int(found[0]), int(found[1]))
 

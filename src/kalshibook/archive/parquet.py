@@ -35,6 +35,10 @@ class Layout(NamedTuple):
     """Microseconds by which rows are put into hours, in SQL."""
     computed: Mapping[str, str] = {}
     """Columns that are not stored as such, in SQL."""
+    known: str = "t.received_us"
+    """Microseconds at which the row came to be as it is, in SQL; what is young waits."""
+    weight: int = 1
+    """For how many changes of a book one of its rows counts: a batch is held in memory."""
 
     @property
     def selected(self) -> str:
@@ -54,6 +58,33 @@ class Layout(NamedTuple):
 _COMMON: Final = {"exchange_us": pa.int64(), "received_us": pa.int64(), "ingest": pa.int64()}
 _SEEN: Final = {"sources": pa.int64()}
 _PLACES: Final = {"count": pa.int32(), "streams": _INTEGERS, "sequences": _LONGS}
+
+
+def _described(table: str, columns: Mapping[str, pa.DataType]) -> Layout:
+    """
+    Return the layout of what the exchange describes, with its history.
+
+    A row comes twice, when it begins and when it has ended, each time in the hour of that moment: by its
+    begin alone, what ends in one export would be scattered over as many files as there are hours.
+    """
+    last = "coalesce(t.valid_to_us, t.valid_from_us)"
+    return Layout(
+        table,
+        {
+            "ticker": pa.string(),
+            "ingest": pa.int64(),
+            "valid_from_us": pa.int64(),
+            "valid_to_us": pa.int64(),
+            **columns,
+            "body": pa.string(),
+        },
+        ("ticker", "valid_from_us"),
+        last,
+        known=last,
+        # The exchange's words about a market take some 3 kB.
+        weight=20,
+    )
+
 
 LAYOUTS: Final = {
     layout.table: layout
@@ -167,6 +198,22 @@ LAYOUTS: Final = {
             },
             ("detected_us", "gap_id"),
             "t.detected_us",
+            known="t.detected_us",
+        ),
+        _described("series", {"title": pa.string(), "category": pa.string(), "frequency": pa.string()}),
+        _described("events", {"series_ticker": pa.string(), "title": pa.string(), "sub_title": pa.string()}),
+        _described(
+            "markets",
+            {
+                "event_ticker": pa.string(),
+                "title": pa.string(),
+                "status": pa.string(),
+                "open_us": pa.int64(),
+                "close_us": pa.int64(),
+                "result": pa.string(),
+                "settlement_value": pa.int32(),
+                "price_level_structure": pa.string(),
+            },
         ),
     )
 }
@@ -174,7 +221,7 @@ LAYOUTS: Final = {
 
 # Climbing in a sorted file, or nearly: the differences are small.
 _DIFFERENCES: Final = frozenset(
-    {"exchange_us", "received_us", "ingest", "sequence", "last_us", "detected_us"}
+    {"exchange_us", "received_us", "ingest", "sequence", "last_us", "detected_us", "valid_from_us"}
 )
 
 

@@ -80,7 +80,10 @@ class ExportOptions(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     batch_rows: int = 500_000
-    """Rows of one table held in memory and written together, at most."""
+    """
+    Rows of one table held in memory and written together, at most; of series, events and markets, whose
+    rows are long, a twentieth.
+    """
 
     settle_s: int = 60
     """How old, by receipt, a row must be, so that sources that lag have seen it too."""
