@@ -19,7 +19,8 @@ from tests.archive.postgres import DatabaseUnavailable, PostgresServer
 from kalshibook.archive.dedup import Deduplicator
 from kalshibook.archive.export import Exporter
 from kalshibook.archive.migrate import Variant, migrate
-from kalshibook.archive.reading import DatabaseArchive, ParquetArchive
+from kalshibook.archive.reading_database import DatabaseArchive
+from kalshibook.archive.reading_parquet import ParquetArchive
 from kalshibook.archive.rebuild import book_from
 from kalshibook.archive.targets import Folder
 from kalshibook.store import Condition

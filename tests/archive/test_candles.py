@@ -15,8 +15,8 @@ from kalshibook.archive.rows import SnapshotRow
 from kalshibook.archive.targets import Folder
 from kalshibook.wire import GapRecord
 from tests.archive.gathered import NOW_US, MakeArchive, change, delta, store, store_gaps, trade
+from tests.archive.rebuilding import gathered
 from tests.archive.scenario import START_US, Scenario
-from tests.archive.test_rebuild import gathered
 
 WIDTHS = {"1s": 1_000_000, "1m": 60_000_000, "1h": 3_600_000_000}
 

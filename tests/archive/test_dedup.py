@@ -30,6 +30,8 @@ from tests.archive.gathered import (
     trade,
 )
 from tests.archive.postgres import PostgresServer
+from tests.archive.rebuilding import gathered
+from tests.archive.scenario import Scenario
 
 
 @pytest.mark.parametrize("batch_rows", [3, 20_000])
@@ -286,3 +288,17 @@ def test_changes_without_an_exchange_time_are_not_one(stage: Stage) -> None:
 
     stage.check()
     assert 3 == len(held(stage.production))
+
+
+def test_production_holds_what_happened(new_archive: MakeArchive) -> None:
+    """Without a loss common to all, every change is there as often as it happened."""
+    scenario = Scenario(4, frames=600, loss=0, cuts=0)
+    _, production = gathered(scenario, new_archive)
+
+    with psycopg.connect(production) as connection:
+        rows = connection.execute(
+            "SELECT ticker, exchange_us, side, price, change, count FROM orderbook_deltas"
+        )
+        found = sorted(tuple(row[:5]) for row in rows for _ in range(row[5]))
+
+    assert scenario.happened() == found

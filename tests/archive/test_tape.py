@@ -15,8 +15,8 @@ from kalshibook.store import BookStore
 from kalshibook.testing.reference import fold
 from kalshibook.wire import decode_head
 from tests.archive.gathered import MakeArchive, trade
+from tests.archive.rebuilding import gathered
 from tests.archive.scenario import START_US, Scenario, sides
-from tests.archive.test_rebuild import gathered
 
 NO_LOSS = Scenario(12, frames=500, loss=0, cuts=0)
 END_US = NO_LOSS.end_us + 1_000

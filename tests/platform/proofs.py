@@ -15,7 +15,7 @@ from kalshibook.archive.export import check
 from kalshibook.archive.gaps import SLACK_US
 from kalshibook.archive.judging import judge
 from kalshibook.archive.parquet import LAYOUTS
-from kalshibook.archive.reading import DatabaseArchive
+from kalshibook.archive.reading_database import DatabaseArchive
 from kalshibook.archive.rebuild import book_from
 from kalshibook.archive.targets import Target, open_target
 from kalshibook.simulator.ledger import Fault, FaultKind

@@ -6,7 +6,6 @@ What may be asked and what answers mean is in `kalshibook.wire.rest`.
 
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any, Final, Self, TypeVar, final
 
 import httpx
@@ -85,12 +84,7 @@ class Exchange:
         """Use it."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def series(self) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ times decide: a snapshot contains what happened up to the moment at which it was
 """
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,16 +19,26 @@ from kalshibook.store import EMPTY_LADDER, Activity, Book, Condition, Ladder, Ma
 from kalshibook.wire import Side
 
 __all__ = [
+    "NEAR_US",
+    "SIDES",
     "Archive",
     "Books",
     "KnownChange",
     "KnownSnapshot",
     "KnownTrade",
     "Sum",
+    "added_up",
     "book_from",
     "counted_after",
+    "latest_first",
     "sums",
 ]
+
+NEAR_US: Final = 60_000_000
+"""How far from a snapshot a change is judged by its numbers; farther away its time is beyond doubt."""
+
+SIDES: Final[dict[int, Side]] = {1: "yes", 2: "no"}
+"""By their numbers in the tables."""
 
 
 class KnownSnapshot(msgspec.Struct, frozen=True):
@@ -125,6 +135,26 @@ def sums(snapshot: KnownSnapshot, changes: Iterable[KnownChange], at_us: int) ->
             total, last_us = added.get((change.side, change.price), (0, 0))
             added[change.side, change.price] = (total + count * change.change, max(last_us, change.at_us))
     return [Sum(side, price, total, last_us) for (side, price), (total, last_us) in added.items()]
+
+
+def added_up(*parts: Iterable[Sum]) -> list[Sum]:
+    """Return what several parts of a stretch add in all."""
+    levels: dict[tuple[Side, int], Sum] = {}
+    for part in parts:
+        for one in part:
+            key = (one.side, one.price)
+            held = levels.get(key, Sum(one.side, one.price, 0, 0))
+            levels[key] = Sum(*key, held.change + one.change, max(held.last_us, one.last_us))
+    return list(levels.values())
+
+
+def latest_first(snapshots: Iterable[KnownSnapshot]) -> list[KnownSnapshot]:
+    """Return snapshots by their times, equal ones by their numbers."""
+
+    def when(snapshot: KnownSnapshot) -> tuple[int, int]:
+        return snapshot.at_us, max((number for _, number in snapshot.places), default=0)
+
+    return sorted(snapshots, key=when, reverse=True)
 
 
 def book_from(archive: Books, ticker: str, at_us: int) -> Book:

@@ -11,7 +11,9 @@ from rich.table import Table
 from kalshibook.archive.candles import Kind, candles as candles_of
 from kalshibook.archive.completeness import completeness as shares_of
 from kalshibook.archive.database import parsed
-from kalshibook.archive.reading import DatabaseArchive, ParquetArchive, open_archive
+from kalshibook.archive.reading import open_archive
+from kalshibook.archive.reading_database import DatabaseArchive
+from kalshibook.archive.reading_parquet import ParquetArchive
 from kalshibook.archive.rebuild import book_from
 from kalshibook.cli.archive_dedup import production_of
 from kalshibook.cli.moments import MOMENT, moment_text

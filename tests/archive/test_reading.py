@@ -1,0 +1,90 @@
+"""Every archive rebuilds the same books: a gatherer's database, production, Parquet files."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from kalshibook.archive.export import Exporter
+from kalshibook.archive.migrate import migrate
+from kalshibook.archive.reading import open_archive
+from kalshibook.archive.reading_database import DatabaseArchive
+from kalshibook.archive.reading_parquet import ParquetArchive
+from kalshibook.archive.rebuild import book_from
+from kalshibook.archive.targets import Folder
+from kalshibook.errors import ArchiveError
+from kalshibook.store import Condition
+from tests.archive.gathered import NOW_US, MakeArchive, Stage, change, delta
+from tests.archive.rebuilding import InMemory, compared, gathered, moments_of
+from tests.archive.scenario import START_US, Scenario
+
+
+def test_a_row_that_grew_counts_once_beside_one_without_a_time(
+    new_archive: MakeArchive, tmp_path: Path
+) -> None:
+    """In the files it stands twice, with another first receipt; what has no time changes nothing in that."""
+    stage = Stage(new_archive)
+    stage.store(delta("a", 9, change(4_000, 100)), delta("a", 10, change(4_000, 300, None)))
+    for late in (None, delta("b", 2, change(4_000, 100))):
+        stage.store(*([late] if late else []))
+        stage.merge()
+        Exporter(stage.production, Folder(tmp_path), settle_s=0).run()
+
+    found = []
+    for address in (stage.production, str(tmp_path)):
+        with open_archive(address) as archive:
+            changes = archive.changes("KXA-1", NOW_US, NOW_US + 1_000)
+        found.append(sorted((one.at_us, one.price, one.change, one.count) for one in changes))
+
+    assert [(NOW_US, 4_000, 100, 1), (NOW_US + 10, 4_000, 300, 1)] == found[0] == found[1]
+
+
+def test_from_databases_and_files(new_archive: MakeArchive, tmp_path: Path) -> None:
+    """Production, a gatherer's own database and Parquet rebuild the same true books."""
+    scenario = Scenario(5, frames=900, loss=0.01)
+    sources, production = gathered(scenario, new_archive)
+    Exporter(production, Folder(tmp_path), settle_s=0).run()
+    moments = moments_of(scenario, 30)
+    memory = InMemory(scenario.rows, scenario.gaps)
+
+    expected, total = compared(memory, scenario, moments)
+    with DatabaseArchive(production) as archive, DatabaseArchive(sources["a"]) as one:
+        assert (expected, total) == compared(archive, scenario, moments)
+        live_alone, _ = compared(one, scenario, moments)
+    with ParquetArchive(str(tmp_path)) as files:
+        assert (expected, total) == compared(files, scenario, moments)
+
+    assert 0 < live_alone < expected
+    for at_us in moments[:5]:
+        for ticker in scenario.tickers:
+            with open_archive(production) as archive, open_archive(str(tmp_path)) as files:
+                assert book_from(archive, ticker, at_us) == book_from(files, ticker, at_us)
+
+
+def test_far_from_a_snapshot(new_archive: MakeArchive, tmp_path: Path) -> None:
+    """Minutes after the last snapshot the database adds up, and the book is still the exchange's."""
+    scenario = Scenario(9, frames=600, loss=0, cuts=0, refreshes=0, rate=1.5)
+    sources, production = gathered(scenario, new_archive)
+    Exporter(production, Folder(tmp_path), settle_s=0).run()
+    length_us = scenario.end_us - START_US
+    moments = [START_US + length_us * part // 4_000 * 1_000 for part in (2, 3)]
+
+    for address in (production, sources["b"], str(tmp_path)):
+        with open_archive(address) as archive:
+            assert (6, 6) == compared(archive, scenario, moments)
+    assert scenario.end_us - START_US > 200_000_000
+
+
+@pytest.mark.postgres
+def test_what_is_no_archive_is_refused(new_database: Callable[[], str], tmp_path: Path) -> None:
+    """An empty database and an empty folder are named as such; a market nobody knows is awaited."""
+    with pytest.raises(ArchiveError, match="holds no archive"):
+        open_archive(new_database())
+    with pytest.raises(ArchiveError, match="no export"):
+        open_archive(str(tmp_path))
+    dsn = new_database()
+    with psycopg.connect(dsn) as connection:
+        migrate(connection, "production")
+    with open_archive(dsn) as archive:
+        assert Condition.AWAITING is book_from(archive, "KXNOBODY", START_US).condition
