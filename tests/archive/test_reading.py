@@ -1,13 +1,16 @@
 """Every archive rebuilds the same books: a gatherer's database, production, Parquet files."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from kalshibook.archive.describing import Description, describe_markets
 from kalshibook.archive.export import Exporter
 from kalshibook.archive.migrate import migrate
+from kalshibook.archive.parquet import HOUR_US
 from kalshibook.archive.reading import open_archive
 from kalshibook.archive.reading_database import DatabaseArchive
 from kalshibook.archive.reading_parquet import ParquetArchive
@@ -74,6 +77,26 @@ def test_far_from_a_snapshot(new_archive: MakeArchive, tmp_path: Path) -> None:
         with open_archive(address) as archive:
             assert (6, 6) == compared(archive, scenario, moments)
     assert scenario.end_us - START_US > 200_000_000
+
+
+def test_what_a_market_was_at_a_time(new_archive: MakeArchive, tmp_path: Path) -> None:
+    """Production and files say the same, also of a row whose end became known after its export."""
+    production = new_archive("production")
+    states = ("active", "closed", "determined")
+    bodies = [{"ticker": "KXA-1", "status": status, "strike": 0.1, "note": None} for status in states]
+    for hour, body in enumerate(bodies):
+        with psycopg.connect(production, autocommit=True) as connection:
+            describe_markets(connection, [body], clock_us=partial(int, NOW_US + hour * HOUR_US))
+        Exporter(production, Folder(tmp_path), settle_s=0).run()
+
+    for address in (production, str(tmp_path)):
+        with open_archive(address) as archive:
+            times = [NOW_US - 1, NOW_US, NOW_US + HOUR_US - 1, NOW_US + HOUR_US, NOW_US + 9 * HOUR_US]
+            found = [archive.description("markets", "KXA-1", at_us) for at_us in times]
+            assert archive.description("series", "KXA", NOW_US) is None
+
+        assert [None, bodies[0], bodies[0], bodies[1], bodies[2]] == [one and one.body for one in found]
+        assert Description("KXA-1", NOW_US + 2 * HOUR_US, None, bodies[2]) == found[-1]
 
 
 @pytest.mark.postgres

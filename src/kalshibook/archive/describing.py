@@ -8,7 +8,7 @@ trade is not a description, and is left out: prices, sizes, volumes.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import Any, Final, LiteralString, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, LiteralString, NamedTuple, TypeAlias
 
 import msgspec
 import psycopg
@@ -17,10 +17,18 @@ from kalshibook.errors import WireError
 from kalshibook.numbers import parse_price
 from kalshibook.wire.times import parse_time
 
-__all__ = ["Described", "describe_events", "describe_markets", "describe_series"]
+__all__ = [
+    "Described",
+    "DescribedTable",
+    "Description",
+    "describe_events",
+    "describe_markets",
+    "describe_series",
+]
 
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 Body: TypeAlias = dict[str, Any]
+DescribedTable: TypeAlias = Literal["series", "events", "markets"]
 
 _MOVING: Final = frozenset(
     {
@@ -33,6 +41,16 @@ _MOVING: Final = frozenset(
 """What changes with trading, and the markets that an event may carry: they have rows of their own."""
 
 _PAGE: Final = 5_000
+
+
+class Description(msgspec.Struct, frozen=True):
+    """What the exchange said of a series, an event or a market, and from when to when it was so."""
+
+    ticker: str
+    valid_from_us: int
+    valid_to_us: int | None
+    """Exclusive; None while it is so."""
+    body: Body
 
 
 class Described(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any, Final, Self, cast, final
 import psycopg
 
 from kalshibook.archive.database import parsed
+from kalshibook.archive.describing import DescribedTable, Description
 from kalshibook.archive.gaps import Coverage, Gap, Seen, coverage_of
 from kalshibook.archive.rebuild import (
     NEAR_US,
@@ -138,6 +139,15 @@ class DatabaseArchive:
             KnownTrade(at_us, trade_id, price, size, None if side is None else SIDES[side])
             for at_us, trade_id, price, size, side in rows
         ]
+
+    def description(self, table: DescribedTable, ticker: str, at_us: int) -> Description | None:
+        """Return what a series, an event or a market was at a time; None if it was not described yet."""
+        row = self._connection.execute(
+            f"SELECT valid_from_us, valid_to_us, body FROM {table} WHERE ticker = %(ticker)s"
+            " AND valid_from_us <= %(at)s AND (%(at)s < valid_to_us OR valid_to_us IS NULL)".encode(),
+            {"ticker": ticker, "at": at_us},
+        ).fetchone()
+        return None if row is None else Description(ticker, *row)
 
     def _near(self, arguments: dict[str, Any]) -> Iterable[KnownChange]:
         rows = self._connection.execute(self._queries["near"], arguments)

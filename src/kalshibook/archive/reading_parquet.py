@@ -4,11 +4,13 @@ from collections.abc import Hashable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Self, final
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.fs as pafs
 
+from kalshibook.archive.describing import DescribedTable, Description
 from kalshibook.archive.gaps import Coverage, Gap, Seen, coverage_of
 from kalshibook.archive.rebuild import (
     NEAR_US,
@@ -143,6 +145,14 @@ class ParquetArchive:
             if from_us <= (at_us := _at_us(row)) < until_us and not row["is_block_trade"]
         ]
 
+    def description(self, table: DescribedTable, ticker: str, at_us: int) -> Description | None:
+        """Return what a series, an event or a market was at a time; None if it was not described yet."""
+        for row in self._rows(table, ticker, 0, _EVER_US):
+            since_us, until_us = row["valid_from_us"], row["valid_to_us"]
+            if since_us <= at_us and (until_us is None or at_us < until_us):
+                return Description(ticker, since_us, until_us, msgspec.json.decode(row["body"]))
+        return None
+
     def _rows(self, table: str, ticker: str | None, from_us: int, until_us: int) -> list[dict[str, Any]]:
         found = self._table(table, ticker, from_us, until_us)
         return [] if found is None else [*found.to_pylist()]
@@ -170,6 +180,7 @@ _WATCHED_US: Final = 2 * 86_400_000_000
 """How far back the snapshot that begins a watch is looked for: gatherers take one every half hour."""
 _DELAY_US: Final = 3_600_000_000
 """Between the exchange's time and the receipt, at most."""
+_EVER_US: Final = 2**62
 _AUDIT: Final = 3
 _EXCHANGE: Final = 1
 _LIVE: Final = 2
@@ -178,6 +189,9 @@ _KEYS: Final = {
     "orderbook_snapshots": ["ticker", "stream_id", "sequence", "kind"],
     "trades": ["trade_id"],
     "gaps": ["gap_id"],
+    "series": ["ticker", "valid_from_us"],
+    "events": ["ticker", "valid_from_us"],
+    "markets": ["ticker", "valid_from_us"],
 }
 
 
