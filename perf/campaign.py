@@ -9,7 +9,7 @@ import itertools
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple, final
 
 from kalshibook.feeds.enveloper import Enveloper
@@ -30,7 +30,7 @@ from kalshibook.simulator.venue import Venue
 from kalshibook.store import Arrival, BookStore, StoreWriter
 from kalshibook.wire import GapRecord, GathererNotice, decode_envelope, read_frame
 
-__all__ = ["Campaign", "Findings"]
+__all__ = ["Campaign", "Findings", "joined"]
 
 _START_US: Final = 1_790_000_000_000_000
 _AT_ONCE: Final = 100
@@ -56,6 +56,18 @@ class Findings(NamedTuple):
     """Entries of the ledger by cause."""
     open_gaps: int
     reconnections: int
+
+
+def joined(parts: Sequence[Findings]) -> Findings:
+    """Return what several campaigns found together."""
+    return Findings(
+        *(
+            dict(sum(map(Counter, found), Counter()))
+            if isinstance(found[0], dict)
+            else sum(found[1:], start=found[0])
+            for found in zip(*parts, strict=True)
+        )
+    )
 
 
 @final
@@ -166,8 +178,8 @@ class Campaign:
         self._frames = 0
         self._reconnections = 0
 
-    def run(self, show: Callable[[float], None] = lambda _: None) -> Findings:
-        """Let everything happen, wait until all is healed, and compare."""
+    def steps(self) -> Iterator[float]:
+        """Let everything happen and wait until all is healed; yields the share that is done."""
         with self.store.writer() as writer:
             self._writer = writer
             self._wires = [_Wire(self, number, []) for number in range(self.placement.connections)]
@@ -179,11 +191,11 @@ class Campaign:
                 self._pump()
                 if done - shown >= self._messages / 100:
                     shown = done
-                    show(done / self._messages)
+                    yield done / self._messages
             self._settle()
             writer.set_ready(True)
             self._writer = None
-        return self._findings()
+        yield 1.0
 
     def _pump(self) -> None:
         while True:
@@ -261,7 +273,8 @@ class Campaign:
 
     # The reckoning.
 
-    def _findings(self) -> Findings:
+    def findings(self) -> Findings:
+        """Compare what was done with what was found, and the reader's books with the exchange's."""
         faults = [fault for fault in self.venue.ledger if fault.exposed_us is not None]
         left = {kind: found.copy() for kind, found in self._troubles.items()}
         gaps = [record for record in self.records if record.cause == "gap" and record.healed_us is None]

@@ -109,6 +109,7 @@ class Sockets:
         self._latencies: Counter[int] = Counter()
         self._by_second: dict[int, Counter[int]] = {}
         self._since_ms = 0
+        self._frames = 0
 
     def connect(
         self, count: int, keeps: int = 0, receive_buffer: int | None = None, *, depth: bool = False
@@ -163,18 +164,19 @@ class Sockets:
         self._since_ms = time.time_ns() // 1_000_000
 
     def read(self, seconds: float = 0.0, quiet: float = 0.0) -> dict[str, Any]:
-        """Read for a time, or until nothing came for a time."""
+        """Read for a time, and until no data came for a time; pings are no data."""
         now = time.perf_counter()
         until = now + seconds
         dripped = last = now
+        frames = self._frames
         while True:
             events = self._selector.select(min(max(until - now, 0.01), 0.1))
             now_us = time.time_ns() // 1_000
             for key, _ in events:
                 self._on_readable(key.data, now_us)
             now = time.perf_counter()
-            if events:
-                last = now
+            if self._frames != frames:
+                frames, last = self._frames, now
             if self._drips and now - dripped >= _BYTE_A_SECOND:
                 dripped = now
                 self._drip()
@@ -345,6 +347,7 @@ class Sockets:
         client.rest = data[place:]
         if last is not None:
             client.frames += frames
+            self._frames += frames
             self._check_numbers(client, data, last, frames)
 
     def _check_numbers(self, client: _Client, data: bytes, last: tuple[int, int], frames: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from websockets.sync.client import connect
 
-from perf.campaign import Campaign, Findings
+from perf.campaign import Findings, joined
 from perf.clients.worker import Worker
 from perf.context import Context
 from perf.measures import PERCENTILES, counted_percentiles
@@ -21,6 +21,8 @@ __all__ = ["run"]
 _TOPICS: Final = {"market-data-all": 4, "market-data-gaps": 1}
 _RECONNECT_S: Final = 5.0
 _WAIT_S: Final = 120
+_CAMPAIGNS: Final = 2
+"""Processes that a campaign is spread over, each with a seed of its own."""
 
 
 def run(context: Context) -> ScenarioResult:
@@ -39,7 +41,10 @@ def run(context: Context) -> ScenarioResult:
             f"throughput: 200 markets, all channels, as fast as it is read, for {flow['seconds']:.0f} s",
             f"latency: {latency['rate']:,} messages/s, {latency['samples']:,} deltas at one WebSocket client",
             f"reconnection: {again['markets']:,} markets on one connection that is cut",
-            f"campaign without sockets: {found.messages:,} frames, {injected:,} faults, seed {context.seed}",
+            (
+                f"campaign without sockets: {found.messages:,} frames, {injected:,} faults,"
+                f" {_CAMPAIGNS} processes with seeds from {context.seed} on"
+            ),
             f"campaign over sockets, one process: {sockets['frames']:,} frames, {sockets['faults']} faults",
         ),
         measurements=(
@@ -211,8 +216,21 @@ def _socket_campaign(context: Context) -> dict[str, Any]:
 def _campaign(context: Context) -> tuple[Findings, float]:
     # A minute of CPU time a million: ten of them are for the long run.
     millions = 1 if context.quick else 10 if context.soak else 2
-    messages, faults = millions * 1_000_000, millions * 100
+    text = f"gather: campaign of {millions},000,000 messages"
+    messages, faults = millions * 1_000_000 // _CAMPAIGNS, millions * 100 // _CAMPAIGNS
     start = time.perf_counter()
-    campaign = Campaign(messages=messages, faults=faults, seed=context.seed)
-    found = campaign.run(lambda done: context.step(f"gather: campaign of {messages:,} messages", done))
-    return found, time.perf_counter() - start
+    with ExitStack() as stack:
+        parts = [
+            stack.enter_context(
+                Worker("campaigner", messages=messages, faults=faults, seed=context.seed + number)
+            )
+            for number in range(_CAMPAIGNS)
+        ]
+        done = 0.0
+        while done < 1:
+            for part in parts:
+                part.tell("step")
+            done = min(part.hear() for part in parts)
+            context.step(text, done)
+        found = [Findings(**part.ask("findings")) for part in parts]
+    return joined(found), time.perf_counter() - start

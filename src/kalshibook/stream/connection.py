@@ -1,8 +1,9 @@
 """
-One client that is connected: a reader, a writer and a heartbeat around its `Client` of the hub.
+One client that is connected: a reader and a writer around its `Client` of the hub.
 
-The three run in one nursery; whichever finds that it is over ends all of them, and with them all
-that the client had. Nothing a client does or leaves undone is waited for without a time limit:
+The two run in one nursery, and `Heartbeat` pings for them; whichever finds that it is over ends all of
+them, and with them all that the client had. Nothing a client does or leaves undone is waited for without
+a time limit:
 
 * a write that it does not take: `send_timeout_s`. The frame is then partial, so that no close frame
   can follow: it is cut.
@@ -16,20 +17,20 @@ that the client had. Nothing a client does or leaves undone is waited for withou
 """
 
 import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Final, final
 
 import msgspec
 import trio
 
+from kalshibook.stream.heartbeat import Heartbeat
 from kalshibook.stream.hub import Client
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.rounds import WriteRounds
 from kalshibook.stream.socket import BREACHES, ServerSocket, SocketClosed, WriteTimeout
 
 __all__ = ["Cause", "Connection", "End", "now_us"]
-
-HEARTBEAT: Final = b"heartbeat"
 
 _GOING_AWAY: Final = 1001
 _POLICY: Final = 1008
@@ -73,12 +74,18 @@ class Connection:
     """Moves messages between one socket and one client of the hub until either ends."""
 
     def __init__(
-        self, socket: ServerSocket, client: Client, options: StreamOptions, rounds: WriteRounds
+        self,
+        socket: ServerSocket,
+        client: Client,
+        options: StreamOptions,
+        rounds: WriteRounds,
+        heartbeat: Heartbeat,
     ) -> None:
         self._socket = socket
         self._client = client
         self._options = options
         self._rounds = rounds
+        self._heartbeat = heartbeat
         self._failure: Exception | None = None
         self._is_idle = False
         self._pending = trio.Event()
@@ -90,11 +97,14 @@ class Connection:
 
     async def run(self) -> End:
         """Serve until it is over and say why; the socket is left to be closed."""
-        with self._scope:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._write)
-                nursery.start_soon(self._beat)
-                await self._read()
+        beat = self._heartbeat.start(self)
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._write)
+                    await self._read()
+        finally:
+            beat.stop()
         assert self._end is not None
         return self._end
 
@@ -123,6 +133,16 @@ class Connection:
                 self._failure = error
         self._wake_writer()
         return False
+
+    def ping(self, on_pong: Callable[[], None]) -> None:
+        """Send a ping; what the socket does not take at once goes out by the writer, with its deadline."""
+        self._socket.ping_nowait(on_pong)
+        if self._socket.has_rest:
+            self._wake_writer()
+
+    def on_no_pong(self) -> None:
+        """End: the last ping was not answered in time."""
+        self._finish(Cause.NO_PONG, _POLICY, f"no pong within {self._options.pong_timeout_s:g} s")
 
     async def _read(self) -> None:
         try:
@@ -168,21 +188,6 @@ class Connection:
         begun = trio.current_time()
         await self._socket.send_frames(b"")
         self._waited_s += trio.current_time() - begun
-
-    async def _beat(self) -> None:
-        try:
-            while True:
-                await trio.sleep(self._options.ping_interval_s)
-                with trio.move_on_after(self._options.pong_timeout_s) as waiting:
-                    await self._socket.ping(HEARTBEAT)
-                if waiting.cancelled_caught:
-                    seconds = self._options.pong_timeout_s
-                    self._finish(Cause.NO_PONG, _POLICY, f"no pong within {seconds:g} s")
-                    return
-        except WriteTimeout:
-            self._finish_slow()
-        except SocketClosed as closed:
-            self._finish(Cause.CLIENT, closed.code, closed.reason)
 
     def _on_pending(self) -> None:
         # Called only when nothing waited before: the backlog begins now.

@@ -21,6 +21,7 @@ from kalshibook.errors import SettingsError
 from kalshibook.store import BookStore, ChangeBatch, FoldedChanges, IncidentKind
 from kalshibook.stream.changes import Changes, ChangeStatistics, open_changes
 from kalshibook.stream.connection import Cause, Connection, End, now_us
+from kalshibook.stream.heartbeat import Heartbeat
 from kalshibook.stream.hub import Client, Hub, HubFull, HubStatistics
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.rounds import TimeSlice, WriteRounds
@@ -78,6 +79,7 @@ class StreamServer:
         self._hub = Hub(store, self._options)
         self._slice = TimeSlice()
         self._rounds = WriteRounds(self._slice)
+        self._heartbeat = Heartbeat(self._options.ping_interval_s, self._options.pong_timeout_s)
         self._changes: Changes | None = None
         self._open: set[_Visit] = set()
         self._one_gone = trio.Event()
@@ -109,6 +111,7 @@ class StreamServer:
             try:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._deliver, changes)
+                    nursery.start_soon(self._heartbeat.run)
                     serve = partial(trio.serve_listeners, handler_nursery=clients)
                     await nursery.start(serve, self.serve_client, listeners)
                     task_status.started(self)
@@ -253,7 +256,7 @@ class StreamServer:
     async def _handle(self, visit: "_Visit", socket: ServerSocket) -> None:
         assert visit.client is not None
         self._accepted += 1
-        visit.connection = Connection(socket, visit.client, self._options, self._rounds)
+        visit.connection = Connection(socket, visit.client, self._options, self._rounds, self._heartbeat)
         # Stands if `_stop_clients` runs out of patience: nothing else cancels a visit.
         visit.end = End(Cause.STOP, 1001, "the server stops")
         visit.end = await visit.connection.run()

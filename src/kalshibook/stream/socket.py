@@ -8,7 +8,7 @@ made, many in one buffer, and go out in one write. Both write through one `Trans
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from typing import Final, TypeAlias, final
+from typing import Final, NamedTuple, TypeAlias, final
 
 import msgspec
 import trio
@@ -40,6 +40,10 @@ __all__ = [
 
 BREACHES: Final = frozenset({1002, 1007, 1009})
 """Codes of a client that broke the protocol: a broken frame, text that is no UTF-8, too long a message."""
+
+
+_HEARTBEAT: Final = b"heartbeat"
+_PING: Final = bytes(FrameProtocol(client=False, extensions=[]).ping(_HEARTBEAT))
 
 
 class Handshake(msgspec.Struct, frozen=True):
@@ -142,21 +146,17 @@ class ServerSocket:
         """
         return self._transport.send_nowait(frames)
 
-    async def ping(self, payload: bytes) -> None:
+    def ping_nowait(self, on_pong: Callable[[], None]) -> None:
         """
-        Send a ping and wait for its pong, without a time limit.
+        Send a ping as far as the socket takes it at once; where `has_rest`, `send_frames` goes on.
 
-        Raises:
-            WriteTimeout: the ping was not written in time.
-            SocketClosed: the socket is closed.
+        Args:
+            on_pong: called when it is answered; not at all when the socket is closed before.
         """
-        try:
-            await self._connection.ping(payload)
-        except (ConnectionClosed, LocalProtocolError):
-            raise self._failure() from None
-        finally:
-            # trio-websocket remembers a ping whose wait was cancelled, and refuses the same payload again.
-            self._connection._pings.pop(payload, None)  # noqa: SLF001
+        # trio-websocket's own `ping` waits for the pong, which takes a task and costs four times this. It
+        # sets what it finds here when a pong with the payload comes, and passes over any other pong.
+        self._connection._pings[_HEARTBEAT] = _Pong(on_pong)  # type: ignore[assignment]  # noqa: SLF001
+        self._transport.send_nowait(_PING)
 
     async def close(self, code: int, reason: str) -> None:
         """
@@ -178,6 +178,12 @@ class ServerSocket:
         if self._transport.timed_out:
             return WriteTimeout()
         return SocketClosed(self._connection.closed)
+
+
+class _Pong(NamedTuple):
+    """What trio-websocket takes for the event of a ping."""
+
+    set: Callable[[], None]
 
 
 Judge: TypeAlias = Callable[[Handshake], Refusal | None]
