@@ -12,6 +12,8 @@ import httpx
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from kalshibook.archive.chores import Chores
+from kalshibook.archive.exchange import Exchange
 from kalshibook.feeds import EmbeddedBroker, KafkaFeed, KafkaOptions
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.thread import ThreadedExchange, exchange_in_thread
@@ -137,8 +139,9 @@ class Platform:
         self.first_export.finish(COMMAND_S)
 
     def merge_the_rest(self) -> None:
-        """Merge what the deduplicator has left."""
+        """Merge what the deduplicator has left, and describe what has changed since it did."""
         self._run(Command("dedup-once", [*self._dedup(), "--once"], self.folder))
+        Chores(self.production, lambda: Exchange(self.exchange.rest_url)).describe()
 
     def export(self) -> None:
         """Export what is new, by the command."""

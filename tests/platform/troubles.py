@@ -44,7 +44,7 @@ def acts(seconds: float, seed: int) -> list[Act]:
         Act(0.55 * seconds, "the database of c is killed (-9)", lambda it: it.mortal_server.kill()),
         Act(0.75 * seconds, "the database of c is started again", lambda it: it.mortal_server.start()),
         Act(0.2 * seconds, "a market is paused", _steer(SimulatedExchange.pause)),
-        Act(0.6 * seconds, "the market is resumed", _steer(SimulatedExchange.resume)),
+        Act(0.9 * seconds, "the market is resumed", _steer(SimulatedExchange.resume)),
         Act(0.4 * seconds, "Parquet is written for the first time", lambda it: it.first_export.start()),
     ]
     faults = _faults(seconds - QUIET_S, killed_s, random.Random(seed))
