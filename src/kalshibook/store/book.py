@@ -165,14 +165,22 @@ class Book(msgspec.Struct, frozen=True, gc=False):
 
     def top(self) -> TopOfBook:
         """Return the best prices of both sides."""
+        # Not by the properties, which look for each best level twice: bulk reads are made of this.
+        market, yes, no = self.market, self.yes.best, self.no.best
+        yes_bid = yes_ask = no_bid = no_ask = None
+        if yes is not None:
+            yes_bid, no_ask = Quote(yes.price, yes.size), Quote(ONE_DOLLAR - yes.price, yes.size)
+        if no is not None:
+            no_bid, yes_ask = Quote(no.price, no.size), Quote(ONE_DOLLAR - no.price, no.size)
+        status = market.status
         return TopOfBook(
-            self.market.ticker,
-            self.yes_bid,
-            self.yes_ask,
-            self.no_bid,
-            self.no_ask,
-            self.condition,
-            self.market.status,
+            market.ticker,
+            yes_bid,
+            yes_ask,
+            no_bid,
+            no_ask,
+            self.copy if status is None else condition_of(self.copy, status),
+            status,
             self.stamps,
             self.version,
         )
