@@ -52,6 +52,8 @@ class Stage:
         batch = self.reader.take_nowait()
         if batch is not None:
             self.hub.deliver(batch, self.now_us)
+            for _ in self.hub.hand_out(1):
+                pass
 
     def connect(self) -> "User":
         """Connect a client."""

@@ -73,6 +73,27 @@ async def test_a_full_channel_ends_nothing() -> None:
 
 
 @pytest.mark.trio
+async def test_all_that_waits_is_taken() -> None:
+    """What had no room in the channel is taken with what is in it."""
+    store = BookStore()
+
+    async with open_changes(store, batches=2) as changes:
+        script = Script(store)
+        script.snapshot({4_000: 100}, {})
+        for _ in range(9):
+            script.delta("yes", 4_000, 100)
+            await wait_all_tasks_blocked()
+        waiting = changes.statistics().waiting
+        taken = changes.take_waiting()
+
+    assert 2 == waiting
+    assert 10 == sum(
+        notice.merged for batch in taken for notice in batch.changes if isinstance(notice, Change)
+    )
+    assert 1_000 == _newest_yes_size(taken, 4_000)
+
+
+@pytest.mark.trio
 async def test_a_batch_wakes_trio_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is written before Trio looks, it is asked to look once."""
     store = BookStore()

@@ -47,6 +47,54 @@ def test_without_clients_nothing_is_handed_out(monkeypatch: pytest.MonkeyPatch) 
     assert 1 == len(handed)
 
 
+def test_a_hub_that_is_behind_hands_out_a_state_a_market() -> None:
+    """However many changes wait, what conflates costs each client one item a market, and deltas one each."""
+    stage = Stage()
+    for ticker in (T40, T45):
+        stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
+    stage.deliver()
+    tops, deltas = [stage.connect() for _ in range(5)], stage.connect()
+    for user in tops:
+        user.ask("subscribe", channels=["top_of_book"])
+    deltas.ask("subscribe", channels=["orderbook_delta"], market_ticker=T40)
+    before = stage.hub.statistics()
+    for _ in range(200):
+        for ticker in (T40, T45):
+            stage.script.delta("yes", 4_000, 1, ticker=ticker)
+    stage.deliver()
+    after = stage.hub.statistics()
+
+    assert 5 * 2 + 200 == after.routed - before.routed
+    assert 5 * 2 * 199 == after.conflated - before.conflated
+    for user in tops:
+        frames = [frame["msg"] for frame in user.hear()]
+        assert [200, 200] == [frame["merged"] for frame in frames]
+        assert ["3.00", "3.00"] == [frame["yes_bid_size_fp"] for frame in frames]
+    assert 200 == len(deltas.hear())
+
+
+def test_who_subscribes_between_is_told_of_later_changes_only() -> None:
+    """A state that was folded before a client came stands for what it did not see, and for no more."""
+    stage = Stage()
+    stage.script.snapshot({4_000: 100}, {})
+    stage.deliver()
+    early, late = stage.connect(), stage.connect()
+    early.ask("subscribe", channels=["top_of_book"])
+    for _ in range(3):
+        stage.script.delta("yes", 4_000, 10)
+    late.ask("subscribe", channels=["top_of_book"])
+    for _ in range(2):
+        stage.script.delta("yes", 4_000, 10)
+    stage.deliver()
+
+    assert [(5, "1.50")] == [
+        (frame["msg"]["merged"], frame["msg"]["yes_bid_size_fp"]) for frame in early.hear()
+    ]
+    assert [(2, "1.50")] == [
+        (frame["msg"]["merged"], frame["msg"]["yes_bid_size_fp"]) for frame in late.hear()
+    ]
+
+
 def test_statistics() -> None:
     """Every count moves when its thing happens."""
     stage = Stage()
@@ -129,11 +177,13 @@ def test_memory_of_a_client_that_never_reads() -> None:
         changes.append(batch)
     for batch in changes[:500]:
         stage.hub.deliver(batch, stage.now_us)
+        assert [] == [*stage.hub.hand_out(1_000)]
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for batch in changes[500:]:
             stage.hub.deliver(batch, stage.now_us)
+            assert [] == [*stage.hub.hand_out(1_000)]
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -73,12 +73,10 @@ class Changes:
         return batch
 
     def take_waiting(self) -> list[ChangeBatch]:
-        """Return the batches that are in the channel already, in order."""
-        batches: list[ChangeBatch] = []
-        with suppress(trio.WouldBlock, trio.EndOfChannel):
-            while True:
-                batches.append(self._receiver.receive_nowait())
-        return batches
+        """Return all that waits already, in order: what is in the channel, and what had no room there."""
+        batches = self._drained()
+        self._pump()
+        return batches + self._drained()
 
     async def gather(self, seconds: float) -> None:
         """Let changes gather for a while; the writer wakes nobody meanwhile."""
@@ -119,6 +117,13 @@ class Changes:
     def close(self) -> None:
         """End the iteration after what is in the channel."""
         self._sender.close()
+
+    def _drained(self) -> list[ChangeBatch]:
+        batches: list[ChangeBatch] = []
+        with suppress(trio.WouldBlock, trio.EndOfChannel):
+            while True:
+                batches.append(self._receiver.receive_nowait())
+        return batches
 
     def _pump(self) -> None:
         # This runs as a callback of Trio's entry queue, where any exception would end the

@@ -18,7 +18,7 @@ from kalshibook.stream.routes import Routes, Selection
 from kalshibook.stream.shared import Bodies, Body, Counters
 from kalshibook.stream.subscription import AnySubscription, Owner, Subscription
 
-__all__ = ["ConflatingSubscription", "Latest"]
+__all__ = ["ConflatingSubscription", "Latest", "Part"]
 
 
 class Latest(msgspec.Struct, frozen=True, gc=False):
@@ -32,6 +32,22 @@ class Latest(msgspec.Struct, frozen=True, gc=False):
     """When the oldest change that is not written yet was handed over."""
     merged: int
     """How many changes it stands for; 0 for the state sent on subscribing."""
+    parts: Sequence["Part"] = ()
+    """Where several changes were folded before anybody was handed one: each of them, oldest first."""
+
+    def after(self, version: int) -> "Latest":
+        """Return the same state, standing for those changes only that are later than a version."""
+        parts = [part for part in self.parts if part.version > version]
+        merged = sum(part.merged for part in parts)
+        return Latest(self.ticker, self.version, self.body, parts[0].since_us, merged)
+
+
+class Part(NamedTuple):
+    """One of the changes that a state stands for."""
+
+    version: int
+    since_us: int
+    merged: int
 
 
 @final
@@ -73,8 +89,11 @@ class ConflatingSubscription(Subscription[Latest]):
     def push(self, item: Latest) -> None:
         """Take a market's new state; it replaces one that waits, which keeps its place."""
         ticker = item.ticker
-        if item.version <= (self._floors.get(ticker, self._floor) if self._floors else self._floor):
+        floor = self._floors.get(ticker, self._floor) if self._floors else self._floor
+        if item.version <= floor:
             return
+        if item.parts and item.parts[0].version <= floor:
+            item = item.after(floor)
         waiting = self._pending.get(ticker)
         if waiting is None:
             self._pending[ticker] = item

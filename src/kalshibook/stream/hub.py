@@ -6,6 +6,7 @@ clocks: the time is an argument, bytes go in and out of `Client`.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import final
 
 import msgspec
@@ -110,7 +111,7 @@ class Hub:
 
     def deliver(self, batch: ChangeBatch, now_us: int) -> None:
         """
-        Hand one batch to every client that subscribes to any of it.
+        Hand one batch to every client that subscribes to any of it; `hand_out` ends a round of batches.
 
         Args:
             batch: as a reader of the store's changes took it; each batch once, in order.
@@ -137,6 +138,15 @@ class Hub:
                 publisher.change(notice, now_us)  # type: ignore[arg-type]  # the only other kind
             if shared.doomed:
                 self._end_doomed()
+
+    def hand_out(self, at_once: int) -> Iterator[None]:
+        """
+        Hand out the newest states of top of book and ticker, once all batches of a round were delivered.
+
+        Args:
+            at_once: how many items are handed to subscriptions between two yields, about.
+        """
+        return self._publisher.hand_out(at_once)
 
     def disconnect(self, client: Client) -> None:
         """Forget a client: its routes and all that waits for it. Doing it twice does no harm."""

@@ -8,7 +8,7 @@ fires there for a client that stops reading, and such a client holds up the shut
 import errno
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Final, final
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 # that has a part in it: so many are handed out between two looks at the clock.
 _HANDED_AT_ONCE: Final = 2_000
 _LEAST_PART: Final = 10
-# Written after so many changes that few are out of date by then.
+# What is handed over change by change, deltas above all, is written after so many.
 _ROUTED_AT_ONCE: Final = 2_000
 
 # While the store is behind: how soon it is noticed that it has caught up, how many times as long as
@@ -173,9 +173,7 @@ class StreamServer:
         async for first in changes:
             self._slice.begin()
             # All that waits goes out in one round, however many batches it is.
-            for batch in (first, *changes.take_waiting()):
-                await self._route(batch)
-            await self._rounds.write()
+            await self._send_round((first, *changes.take_waiting()))
             if self._hub.is_behind and self._hub.clients and not self._store.ready:
                 pause_s = await self._deliver_folded(changes, pause_s)
             elif self._options.gather_ms:
@@ -211,10 +209,16 @@ class StreamServer:
                 folded.add(part.changes)
                 await self._slice.give_way()
         began = trio.current_time()
-        for batch in (ChangeBatch(folded.notices(), folded.conflated, 0), *rest):
-            await self._route(batch)
-        await self._rounds.write()
+        await self._send_round((ChangeBatch(folded.notices(), folded.conflated, 0), *rest))
         return (trio.current_time() - began) * _PAUSES_EACH
+
+    async def _send_round(self, batches: Sequence[ChangeBatch]) -> None:
+        for batch in batches:
+            await self._route(batch)
+        self._rounds.begin()
+        for _ in self._hub.hand_out(_HANDED_AT_ONCE):
+            await self._slice.give_way()
+        await self._rounds.write()
 
     async def _route(self, batch: ChangeBatch) -> None:
         routed = 0

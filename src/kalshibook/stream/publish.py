@@ -1,14 +1,22 @@
-"""From a change of the store to the subscriptions it concerns: made into an item once, then referred to."""
+"""
+From a change of the store to the subscriptions it concerns: made into an item once, then referred to.
 
-from collections.abc import Collection, Iterable
-from typing import Final
+Deltas, trades and lifecycle messages are handed over one by one. Of top of book and ticker only a market's
+newest state counts, so they gather while changes are walked and are handed out at the end: a server that is
+behind then has a state a market to hand to each client, not each change since, and so falls no further
+behind.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final, final
 
 from kalshibook.store import Book, Change, Condition, Ladder, Level, top_changed
-from kalshibook.stream.conflating import Latest
+from kalshibook.stream.conflating import Latest, Part
 from kalshibook.stream.depth import DepthItem
 from kalshibook.stream.encode import delta_tail, notice_opening, notice_tail
 from kalshibook.stream.notices import Notice
-from kalshibook.stream.shared import Body, Shared
+from kalshibook.stream.routes import Routes
+from kalshibook.stream.shared import Bodies, Shared
 from kalshibook.stream.subscription import AnySubscription
 from kalshibook.wire import BookDelta, BookSnapshot, EventFrame, MarketLifecycle, Trade
 
@@ -27,21 +35,19 @@ class Publisher:
         self._shared = shared
         routes = shared.routes
         self._depth = ((routes["orderbook_delta"], False), (shared.yes_scale_routes, True))
-        self._tops = routes["top_of_book"]
-        self._tickers = routes["ticker"]
+        self._tops = _NewestStates(routes["top_of_book"], shared.tops, is_top_news)
+        self._tickers = _NewestStates(routes["ticker"], shared.tickers, is_ticker_news)
         self._trades = routes["trade"]
         self._lifecycles = {name: routes[name] for name in (_LIFECYCLE, _COMBO_LIFECYCLE)}
 
     def change(self, change: Change, now_us: int) -> None:
-        """Hand one market's change to whoever subscribes to it."""
+        """Hand one market's change to whoever subscribes to it; what conflates waits for `hand_out`."""
         ticker = change.new.market.ticker
         for routes, yes_scale in self._depth:
             if routes and (found := routes.find(ticker)):
                 self._hand(found, depth_item(change, yes_scale=yes_scale))
-        if self._tops and (found := self._tops.find(ticker)) and is_top_news(change):
-            self._hand(found, self._latest(change, now_us, self._shared.tops.of(change.new)))
-        if self._tickers and (found := self._tickers.find(ticker)) and is_ticker_news(change):
-            self._hand(found, self._latest(change, now_us, self._shared.tickers.of(change.new)))
+        self._tops.add(ticker, change, now_us)
+        self._tickers.add(ticker, change, now_us)
         event = change.event
         if type(event) is Trade:
             if self._trades and (found := self._trades.find(ticker)):
@@ -63,16 +69,93 @@ class Publisher:
         for routes in (self._trades, *self._lifecycles.values()):
             self._shared.doomed += routes.all()
 
-    def _hand(self, found: Collection[AnySubscription], item: DepthItem | Latest | Notice | None) -> None:
+    def hand_out(self, at_once: int) -> Iterator[None]:
+        """
+        Hand out the newest states that have gathered.
+
+        Args:
+            at_once: how many items are handed to subscriptions between two yields, about.
+        """
+        counters = self._shared.counters
+        handed = 0
+        for states in (self._tops, self._tickers):
+            for found, item in states.taken():
+                for subscription in found:
+                    subscription.push(item)
+                counters.routed += len(found)
+                counters.conflated += max(len(item.parts) - 1, 0) * len(found)
+                handed += len(found)
+                if handed >= at_once:
+                    handed = 0
+                    yield
+
+    def _hand(self, found: Collection[AnySubscription], item: DepthItem | Notice | None) -> None:
         if item is not None:
             for subscription in found:
                 subscription.push(item)
             self._shared.counters.routed += len(found)
 
-    @staticmethod
-    def _latest(change: Change, now_us: int, body: Body) -> Latest:
+
+@final
+class _NewestStates:
+    """
+    The newest state of each market of one conflating channel that changed.
+
+    Args:
+        routes: who subscribes to the channel.
+        bodies: of its frames.
+        is_news: tells whether a change is one for it.
+    """
+
+    __slots__ = ("_bodies", "_held", "_is_news", "_routes")
+
+    def __init__(
+        self, routes: Routes[AnySubscription], bodies: Bodies, is_news: Callable[[Change], bool]
+    ) -> None:
+        self._routes = routes
+        self._bodies = bodies
+        self._is_news = is_news
+        self._held: dict[str, _State] = {}
+
+    def add(self, ticker: str, change: Change, now_us: int) -> None:
+        """Note a change."""
+        if not self._routes or not self._routes.find(ticker) or not self._is_news(change):
+            return
         new = change.new
-        return Latest(new.market.ticker, new.version, body, now_us, change.merged)
+        part = Part(new.version, now_us, change.merged)
+        held = self._held.get(ticker)
+        if held is None:
+            self._held[ticker] = _State(new, part)
+        else:
+            held.book = new
+            held.parts.append(part)
+
+    def taken(self) -> Iterator[tuple[Collection[AnySubscription], Latest]]:
+        """Take the states out, each with whom it is for."""
+        held, self._held = self._held, {}
+        for ticker, state in held.items():
+            # Asked again: while others were handed out, clients may have come or gone.
+            if found := self._routes.find(ticker):
+                yield found, state.latest(self._bodies)
+
+
+class _State:
+    """Of one market."""
+
+    __slots__ = ("book", "parts")
+
+    def __init__(self, book: Book, part: Part) -> None:
+        self.book = book
+        self.parts = [part]
+
+    def latest(self, bodies: Bodies) -> Latest:
+        """Return it as it is handed to subscriptions."""
+        book, parts = self.book, self.parts
+        first, ticker, body = parts[0], book.market.ticker, bodies.of(book)
+        if len(parts) == 1:
+            return Latest(ticker, book.version, body, first.since_us, first.merged)
+        merged = sum(part.merged for part in parts)
+        return Latest(ticker, book.version, body, first.since_us, merged, parts)
 
 
 def depth_item(change: Change, *, yes_scale: bool) -> DepthItem | None:
