@@ -19,9 +19,9 @@ def run(context: Context) -> ScenarioResult:
     load = LoadSettings(seed=context.seed)
     with staged(load) as stage:
         sockets = stage.sockets()
-        stage.begin(int(_RATE * duration * 1.4), _RATE)
+        stage.begin(int(_RATE * duration * 1.3), _RATE)
         context.step("churn: warming up")
-        sockets.ask("churn", seconds=duration * 0.3, at_once=_AT_ONCE, seed=context.seed)
+        sockets.ask("churn", seconds=duration * 0.2, at_once=_AT_ONCE, seed=context.seed)
         start = _resident(stage)
         resident = [start]
         visits = 0
@@ -52,7 +52,7 @@ def run(context: Context) -> ScenarioResult:
         conditions=(
             f"{load.markets:,} markets, {_RATE} updates/s, seed {load.seed}",
             "some close with a frame, some just hang up",
-            f"start is after {duration * 0.3:g} s of the same, each time after a pass of the collector",
+            f"start is after {duration * 0.2:g} s of the same, each time after a pass of the collector",
         ),
         measurements=(
             Measurement("visits", visits, "connections"),

@@ -118,7 +118,7 @@ def _gathering(exchange: dict[str, Any], **gatherer: Any) -> Iterator[tuple[Work
 
 
 def _throughput(context: Context) -> dict[str, float]:
-    seconds = 2.0 if context.quick else 20.0
+    seconds = 2.0 if context.quick else 10.0
     context.step("gather: as fast as the exchange is read")
     settings = {"markets": 200, "short_lived": 0, "speed": 0, "subscription_buffer": 1_000_000}
     with _gathering(settings, poll_seconds=0) as (_, gatherer, _):
@@ -142,7 +142,7 @@ def _wait_for_frames(gatherer: Worker) -> None:
 
 
 def _latency(context: Context) -> dict[str, Any]:
-    seconds, rate, markets = (3.0, 500, 100) if context.quick else (30.0, 1_000, 100)
+    seconds, rate, markets = (3.0, 500, 100) if context.quick else (20.0, 1_000, 100)
     context.step("gather: latency from the exchange to a client")
     with ExitStack() as stack:
         settings = {"markets": markets, "short_lived": 0, "messages_per_second": rate}

@@ -36,7 +36,7 @@ _MARKETS: Final = 1_000
 _DAY_US: Final = 86_400_000_000
 _DAY_DELTAS: Final = 200_000
 _TICKER: Final = "KXPERF-26NOV26-T0"
-_ROUNDS: Final = 3
+_ROUNDS: Final = 2
 
 # Sizes are such that a level is added to and taken from in turn and never falls below 0.
 _CHANGES: Final = """

@@ -45,7 +45,7 @@ class _Reader(threading.Thread):
 
 def run(context: Context) -> ScenarioResult:
     """Write ten batches while twenty threads read, and count what they saw."""
-    writes = 2_000 if context.quick else 20_000
+    writes = 2_000 if context.quick else 12_000
     store = BookStore()
     numbers = itertools.count(1)
     with store.writer() as writer:
