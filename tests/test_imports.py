@@ -65,7 +65,7 @@ MAY_USE: dict[str, set[str]] = {
 SIMULATOR_SHELLS = {"answers", "control", "rest", "server", "stream", "thread"}
 
 # Parts of stream/ that talk to the network; the rest is driven by tests without a socket or a loop.
-STREAM_SHELLS = {"changes", "connection", "listener", "rounds", "socket", "transport"}
+STREAM_SHELLS = {"changes", "connection", "heartbeat", "listener", "rounds", "socket", "transport"}
 
 
 def parts() -> list[tuple[str, Path]]:

@@ -115,7 +115,8 @@ def test_topics_have_the_partitions_asked_for() -> None:
 
 def test_brokers_share_the_partitions() -> None:
     """A cluster of three has three addresses, and each broker leads a part of the topic."""
-    with EmbeddedBroker({"books": 12}, brokers=3) as broker:
+    # Leaders are drawn: of few partitions one broker may get none.
+    with EmbeddedBroker({"books": 128}, brokers=3) as broker:
         topic = producer(broker).list_topics("books", timeout=TIMEOUT).topics["books"]
         assert 3 == len(str(broker).split(","))
         assert {1, 2, 3} == {partition.leader for partition in topic.partitions.values()}

@@ -35,7 +35,6 @@ __all__ = ["STREAM_PATH", "Doorkeeper", "ExchangeStream"]
 logger = logging.getLogger(__name__)
 
 STREAM_PATH: Final = "/trade-api/ws/v2"
-HEARTBEAT: Final = b"heartbeat"
 _WRITE_BYTES: Final = 131_072
 _JSON: Final = "application/json"
 _POLICY_VIOLATION: Final = 1008
@@ -273,7 +272,11 @@ class _Visit:
                 if session.order is Order.FREEZE:
                     await trio.sleep_forever()
                 with trio.move_on_after(options.ping_interval_s) as waiting:
-                    await socket.ping(HEARTBEAT)
+                    answered = trio.Event()
+                    socket.ping_nowait(answered.set)
+                    if socket.has_rest:
+                        await socket.send_frames(b"")
+                    await answered.wait()
                 missed = missed + 1 if waiting.cancelled_caught else 0
         if missed >= options.missed_pongs:
             # No close frame: who does not answer pings does not read either.
