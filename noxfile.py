@@ -1,5 +1,6 @@
 """Everyday commands: `nox -s tests`, `lint`, `types`, `docs`, `perf`, `demo`, `platform`, and for servers."""
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -26,13 +27,17 @@ def _starts(version: str) -> bool:
 PYTHONS = [version for version in ("3.11", "3.12", "3.13", "3.14") if _starts(version)]
 
 
+# Two for each core, because half of the tests wait for a process, a socket or a broker most of the time.
+PARALLEL = ("-n", str(min(2 * (os.cpu_count() or 1), 16)), "--dist", "worksteal")
+
+
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the tests on this interpreter, in parallel, but for those on databases; arguments go to pytest."""
     session.install("-e", ".[dev]")
     # Each worker would start servers of its own: `nox -s databases` starts each kind once.
     chosen = ("-m", "not postgres and not timescale and not pglite and not platform")
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *chosen, *session.posargs)
+    session.run("pytest", *PARALLEL, *chosen, *session.posargs)
 
 
 @nox.session(python=PYTHONS or None)
