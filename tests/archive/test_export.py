@@ -461,6 +461,62 @@ def test_targets_never_overwrite_unasked(target: Target) -> None:
     assert ["a/b.txt"] == target.paths("a")
 
 
+def files_of(target: Target) -> dict[str, bytes | None]:
+    """Return everything that lies in a target."""
+    return {path: target.read(path) for path in target.paths()}
+
+
+@pytest.mark.parametrize("restored", ["before the last batch", "before the first", "to a copy that went on"])
+def test_a_production_that_was_put_back_does_not_mix_its_batches(
+    merged: Stage, target: Target, restored: str
+) -> None:
+    """Batches that the database does not know, or not so, stop the export before anything is written."""
+    export(merged, target)
+    merged.store(*(delta("a", number, change(5_000 + number, 100)) for number in range(2_000, 2_010)))
+    merged.merge()
+    *_, last = export(merged, target)
+    before = files_of(target)
+    with psycopg.connect(merged.production) as connection:
+        if restored == "to a copy that went on":
+            connection.execute(
+                "UPDATE exports SET to_ingest = to_ingest + 1 WHERE export_id = %s", [last.batch]
+            )
+        else:
+            first = last.batch if restored == "before the last batch" else 1
+            connection.execute("DELETE FROM exports WHERE export_id >= %s", [first])
+            connection.execute(f"ALTER TABLE exports ALTER export_id RESTART WITH {first}")
+    merged.store(*(delta("a", number, change(6_000 + number, 100)) for number in range(3_000, 3_010)))
+    merged.merge()
+
+    for _ in range(3):
+        with pytest.raises(
+            ArchiveError, match=r"holds manifests/.*put back.*export\.target.*batches from number"
+        ):
+            export(merged, target)
+
+    assert before == files_of(target)
+
+
+def test_batches_that_were_taken_away_come_again(merged: Stage, tmp_path: Path) -> None:
+    """Doing what the message says ends in files that hold what production holds."""
+    target = Folder(tmp_path / "parquet")
+    export(merged, target)
+    with psycopg.connect(merged.production) as connection:
+        connection.execute("DELETE FROM exports")
+        connection.execute("ALTER TABLE exports ALTER export_id RESTART WITH 1")
+    with pytest.raises(ArchiveError, match="put back"):
+        export(merged, target)
+    for path in target.paths():
+        if path.rpartition("/")[2][:12].isdigit():
+            (target.root / path).unlink()
+
+    export(merged, target)
+
+    for table in LAYOUTS:
+        assert stored(merged, table) == exported(target, table)
+    assert [] == check(target)
+
+
 def test_a_wrong_secret_is_refused(object_store: ObjectStore) -> None:
     """The server of these tests checks what it is told."""
     options = object_store.options | {"secret_access_key": "another"}

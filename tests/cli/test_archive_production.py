@@ -179,19 +179,20 @@ def test_export_check_and_read_back(merged: Databases, tmp_path: Path) -> None:
 
 def test_export_again_and_again(start: Start, merged: Databases, tmp_path: Path) -> None:
     """With a pause it goes on until it is told to end."""
+    grow = "UPDATE orderbook_deltas SET ingest = nextval('ingest_order'), xid = pg_current_xact_id()"
+    with psycopg.connect(merged.production) as connection:
+        connection.execute(grow)
     export = start(
         *("archive", "export", "--to", str(tmp_path), "--dsn", merged.production, "--every", "1"),
         *("--set", "export.settle_s=0"),
     )
-    with psycopg.connect(merged.production) as connection:
-        connection.execute("DELETE FROM exports")
     export.wait_for("^orderbook_deltas: ")
     with psycopg.connect(merged.production) as connection:
         connection.execute("ALTER TABLE exports RENAME TO mislaid")
     export.wait_for("the export failed and is tried again")
     with psycopg.connect(merged.production) as connection:
         connection.execute("ALTER TABLE mislaid RENAME TO exports")
-        connection.execute("DELETE FROM exports")
+        connection.execute(grow)
     export.wait_for("^orderbook_deltas: ")
 
     assert 0 == export.stopped(signal.SIGINT, within=STOP_S)

@@ -14,6 +14,7 @@ batch: of rows with one key, that with the greatest `ingest` stands.
 import hashlib
 import io
 import logging
+import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -110,16 +111,42 @@ class Exporter:
         Export everything that has settled, and return what was written.
 
         Raises:
-            ArchiveError: the database is not migrated, or another process exports it.
+            ArchiveError: the database is not migrated, another process exports it, or the target holds
+                batches that it has not written.
         """
         done: list[Manifest] = []
         with psycopg.connect(parsed(self._production), autocommit=True) as connection:
             _claim(connection, self._patience_s)
+            self._refuse_unknown(connection)
             for layout in LAYOUTS.values():
                 while (manifest := self._batch(connection, layout)) is not None:
                     done.append(manifest)
             self._lookups(connection)
         return done
+
+    def _refuse_unknown(self, connection: Connection) -> None:
+        """Raise when batches lie in the target that this database does not know as they are."""
+        unknown: dict[int, str] = {}
+        for table in LAYOUTS:
+            _last(connection, table)
+            known = {int(number): tuple(edges) for number, *edges in connection.execute(_ALL, [table])}
+            paths = self._target.paths(f"manifests/{table}")
+            there = {int(match[1]): path for path in paths if (match := _MANIFEST.search(path))}
+            unknown |= {number: there[number] for number in there.keys() - known.keys()}
+            # Were an earlier one another's, so would be the latest: numbers follow the order of ranges.
+            latest = max(there.keys() & known.keys(), default=None)
+            if latest is not None:
+                manifest = msgspec.json.decode(self._target.read(there[latest]) or b"", type=Manifest)
+                if (*manifest.after, *manifest.until) != known[latest]:
+                    unknown[latest] = there[latest]
+        if unknown:
+            first = min(unknown)
+            raise ArchiveError(
+                f"the target holds {unknown[first]}, which this production database has not written so: the"
+                " database was put back to an earlier state, or another one exports there. Set export.target"
+                f" to an empty place; or take the batches from number {first} on out of this one, files and"
+                " manifests of every table: what they held is exported again when it is merged again"
+            )
 
     def _batch(self, connection: Connection, layout: Layout) -> Manifest | None:
         planned = connection.execute(_PLANNED, [layout.table]).fetchone()
@@ -268,6 +295,10 @@ def check(target: Target) -> list[str]:
     return wrong
 
 
+_MANIFEST: Final = re.compile(r"/(\d{12})\.json$")
+_ALL: Final = """
+    SELECT export_id, from_transaction, from_ingest, to_transaction, to_ingest FROM exports WHERE series = %s
+"""
 _PLANNED: Final = """
     SELECT export_id, from_transaction, from_ingest, to_transaction, to_ingest FROM exports
     WHERE series = %s AND finished_at IS NULL ORDER BY export_id LIMIT 1
