@@ -67,7 +67,7 @@ def change(
     return DeltaRow("", "", 1, 0, 0, at_us, ticker, side, price, size)
 
 
-def trade(source: str, number: int, trade_id: str, at_us: int = NOW_US) -> TradeRow:
+def trade(source: str, number: int, trade_id: str, at_us: int | None = NOW_US) -> TradeRow:
     """Return a trade as a source saw it."""
     connection, received_us = f"{source}.c1", NOW_US + number
     return TradeRow(

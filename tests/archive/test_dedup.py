@@ -244,6 +244,36 @@ def test_a_trade_whose_time_is_rounded_otherwise_is_one(stage: Stage, order: str
         assert [("t-1",)] == connection.execute("SELECT trade_id FROM trades").fetchall()
 
 
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("order", ["ab", "ba", "aba", "bab"])
+def test_a_trade_without_a_time_is_the_one_of_its_id(stage: Stage, order: str, together: bool) -> None:
+    """Source b gives no time, and received it hours later: one row, and it stands at the exchange's time."""
+    late_us = 5 * 3_600_000_000
+    for number, source in enumerate(order):
+        seen = trade(source, number, "t-1", None if source == "b" else NOW_US)
+        stage.store(seen._replace(received_us=NOW_US + 40_000 + number + (source == "b") * late_us))
+        if not together:
+            stage.merge()
+    stage.merge()
+
+    stage.check()
+    with psycopg.connect(stage.production) as connection:
+        connection.execute("SET TIME ZONE 'UTC'")
+        (found,) = connection.execute(
+            "SELECT trade_id, exchange_us, extract(epoch FROM exchange_at) * 1000000 FROM trades"
+        ).fetchall()
+    assert ("t-1", NOW_US, NOW_US) == found
+
+
+def test_a_trade_whose_time_nobody_knows_is_one(stage: Stage) -> None:
+    """Without any time it stands at the first receipt that was merged, and is one row."""
+    for number, source in enumerate(SOURCES):
+        stage.store(trade(source, number * 2_000_000, "t-1", None))
+        stage.merge()
+
+    stage.check()
+
+
 def test_no_table_is_read_beyond_the_changes(stage: Stage) -> None:
     """While changes wait to be merged, no other frame of the connection says that it was watched."""
     last = NOW_US + 60_000_000

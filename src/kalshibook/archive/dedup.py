@@ -315,6 +315,8 @@ class Deduplicator:
             _execute(cursor, merge.statement)
             counted = cursor.fetchone()
             assert counted is not None
+            if merge.tidying is not None and counted[2]:
+                _execute(cursor, merge.tidying)
             self._step(f"{merge.table}: merged")
             for name, batch in batches.items():
                 subject = _subject(name, self._readers[name].identity, merge.table)

@@ -19,11 +19,13 @@ class Merge(NamedTuple):
     columns: Mapping[str, str]
     """Read of the source, after the number of the source and before `xid` and `ingest`: name to type."""
     statement: str
-    """Merges what is staged; returns how many rows are new, and to how many something was added."""
+    """Merges what is staged; returns how many rows are new, to how many something was added, and more."""
     moment: str | None
     """By what production is partitioned, in terms of the staged columns; None where it is not."""
     computed: Mapping[str, str] = MappingProxyType({})
     """Columns that the source computes."""
+    tidying: str | None = None
+    """Done after it where its third number is not 0."""
 
     @property
     def staged(self) -> str:
@@ -93,6 +95,9 @@ SETUP: Final = (
         origin smallint, connection_id integer, sid integer, stream_id integer,
         production_connection integer, source_id smallint
     ) ON COMMIT DELETE ROWS
+    """,
+    """
+    CREATE TEMPORARY TABLE misplaced_trades (trade_id text, exchange_at timestamptz) ON COMMIT DELETE ROWS
     """,
 )
 
@@ -223,32 +228,48 @@ _SOURCES: Final = (
     " JOIN sources AS p ON p.name = o.name"
 )
 
-# REST rounds the time of a trade otherwise than the socket does: an id that is known from a moment before
-# or after is the same trade.
+# REST rounds the time of a trade otherwise than the socket does, and a source may give none, so that its
+# receipt stands in: the id alone says which trade it is. It is looked for a day around, which keeps old
+# partitions out of it. Once a time is known the row moves there, whoever was merged first.
 _TRADES: Final = f"""
     WITH known_before AS MATERIALIZED (
         -- Asked once for all: a look for each row would choose among all partitions each time.
-        SELECT trade_id, exchange_at FROM trades
+        SELECT * FROM trades
         WHERE trade_id = ANY (ARRAY(SELECT trade_id FROM staged_trades))
-            AND exchange_at >= (SELECT min(exchange_at) - interval '1 s' FROM staged_trades)
-            AND exchange_at <= (SELECT max(exchange_at) + interval '1 s' FROM staged_trades)
-    ), placed AS (
-        SELECT s.*, coalesce(
-            k.exchange_at, min(s.exchange_at) OVER (PARTITION BY s.trade_id)
+            AND exchange_at >= (SELECT min(exchange_at) - interval '1 day' FROM staged_trades)
+            AND exchange_at <= (SELECT max(exchange_at) + interval '1 day' FROM staged_trades)
+    ), seen AS (
+        SELECT
+            trade_id, exchange_at, exchange_us, received_us, sources, size, ticker, yes_price, taker_side,
+            is_block_trade, consistent, true AS is_known
+        FROM known_before
+        UNION ALL
+        SELECT
+            s.trade_id, s.exchange_at, s.exchange_us, s.received_us, 1::bigint << (p.source_id - 1), s.size,
+            s.ticker, s.yes_price, s.taker_side, s.is_block_trade, s.consistent, false
+        FROM staged_trades AS s {_SOURCES}
+    ), placed AS MATERIALIZED (
+        SELECT *, coalesce(
+            min(exchange_at) FILTER (WHERE is_known AND exchange_us IS NOT NULL) OVER same,
+            min(exchange_at) FILTER (WHERE exchange_us IS NOT NULL) OVER same,
+            min(exchange_at) FILTER (WHERE is_known) OVER same,
+            min(exchange_at) OVER same
         ) AS placed_at
-        FROM staged_trades AS s LEFT JOIN known_before AS k
-            ON k.trade_id = s.trade_id
-            AND k.exchange_at - s.exchange_at BETWEEN interval '-1 s' AND interval '1 s'
+        FROM seen WINDOW same AS (PARTITION BY trade_id)
+    ), misplaced AS MATERIALIZED (
+        SELECT trade_id, exchange_at FROM placed WHERE is_known AND exchange_at <> placed_at
+    ), noted AS (
+        INSERT INTO misplaced_trades SELECT trade_id, exchange_at FROM misplaced
     ), fresh AS (
         SELECT
-            s.trade_id, s.placed_at AS exchange_at,
-            max(s.exchange_us) AS exchange_us, min(s.received_us) AS received_us,
-            {_BIT.replace("source_id", "p.source_id")} AS sources,
-            min(s.size) AS size, min(s.ticker) AS ticker, min(s.yes_price) AS yes_price,
-            min(s.taker_side) AS taker_side,
-            bool_or(s.is_block_trade) AS is_block_trade, bool_and(s.consistent) AS consistent
-        FROM placed AS s {_SOURCES}
-        GROUP BY s.trade_id, s.placed_at
+            trade_id, placed_at AS exchange_at,
+            max(exchange_us) AS exchange_us, min(received_us) AS received_us, bit_or(sources) AS sources,
+            min(size) AS size, min(ticker) AS ticker, min(yes_price) AS yes_price,
+            min(taker_side) AS taker_side,
+            bool_or(is_block_trade) AS is_block_trade, bool_and(consistent) AS consistent,
+            bool_or(is_known) AS is_known
+        FROM placed
+        GROUP BY trade_id, placed_at
     ), done AS (
         INSERT INTO trades AS known
             (exchange_at, exchange_us, received_us, size, sources, yes_price, taker_side, is_block_trade,
@@ -259,19 +280,29 @@ _TRADES: Final = f"""
         FROM fresh
         ON CONFLICT (trade_id, exchange_at) DO UPDATE SET
             sources = known.sources | excluded.sources,
-            -- REST knows it to the microsecond.
+            -- REST knows it to the microsecond; of nothing and something, something is the greater.
             exchange_us = greatest(known.exchange_us, excluded.exchange_us),
             received_us = least(known.received_us, excluded.received_us),
             ingest = nextval('ingest_order'),
             xid = pg_current_xact_id()
         WHERE known.sources | excluded.sources <> known.sources
-            OR excluded.exchange_us > known.exchange_us OR excluded.received_us < known.received_us
+            OR excluded.exchange_us > coalesce(known.exchange_us, 0)
+            OR excluded.received_us < known.received_us
         RETURNING trade_id, exchange_at, sources
     )
     SELECT
-        count(*) FILTER (WHERE done.sources = fresh.sources),
-        count(*) FILTER (WHERE done.sources <> fresh.sources)
+        count(*) FILTER (WHERE NOT fresh.is_known),
+        count(*) FILTER (WHERE fresh.is_known),
+        (SELECT count(*) FROM misplaced)
     FROM done JOIN fresh USING (trade_id, exchange_at)
+"""
+# On its own: a deletion would open all partitions each time, and there is nearly never one to do.
+_MISPLACED: Final = """
+    DELETE FROM trades AS t
+    WHERE t.trade_id = ANY (ARRAY(SELECT trade_id FROM misplaced_trades))
+        AND t.exchange_at >= (SELECT min(exchange_at) FROM misplaced_trades)
+        AND t.exchange_at <= (SELECT max(exchange_at) FROM misplaced_trades)
+        AND (t.trade_id, t.exchange_at) IN (SELECT trade_id, exchange_at FROM misplaced_trades)
 """
 
 _TICKERS: Final = f"""
@@ -448,6 +479,7 @@ MERGES: Final = (
         },
         _TRADES,
         "s.exchange_at",
+        tidying=_MISPLACED,
     ),
     Merge(
         "tickers",

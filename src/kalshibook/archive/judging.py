@@ -238,7 +238,7 @@ def add_trades(connection: Connection, trades: Iterable[Trade]) -> int:
             for values in rows:
                 copy.write_row(values)
         cursor.execute(_ENSURE)
-        # Its time on the socket may be rounded otherwise; its id is what tells that it is there.
+        # Its time on the socket may be rounded otherwise, or not be known; its id tells that it is there.
         cursor.execute(_KNOWN, [REST_SOURCE])
         cursor.execute(_ADD, [REST_SOURCE])
         return cursor.rowcount
@@ -308,7 +308,7 @@ _ENSURE: Final = f"""
 _KNOWN: Final = f"""
     WITH known AS (
         SELECT t.trade_id, t.exchange_at FROM trades AS t JOIN fetched AS f USING (trade_id)
-        WHERE t.exchange_at BETWEEN {_AT} - interval '1 second' AND {_AT} + interval '1 second'
+        WHERE t.exchange_at BETWEEN {_AT} - interval '1 day' AND {_AT} + interval '1 day'
     ), marked AS (
         UPDATE trades AS t SET
             sources = t.sources | (1::bigint << (s.source_id - 1)),
