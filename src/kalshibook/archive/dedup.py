@@ -7,6 +7,11 @@ nothing; and if a cursor were lost, reading everything again would change nothin
 is the union of sets (`kalshibook.archive.merging`).
 
 A source that does not answer is left out of the round, and asked again after a pause.
+
+A source that was put back to an earlier state counts on from there, and would pass the cursor with rows
+that were never read. So a *note* of how far it was read stands in the source itself, written after
+reading and before merging: a copy of its files that has the note has the rows before it, too, and one
+whose note is behind the cursor is older than what was merged. It is read from its beginning.
 """
 
 import logging
@@ -159,7 +164,7 @@ class Deduplicator:
         self._step = on_step
         self._clock_s = clock_s
         self._origins = {name: number for number, name in enumerate(sources)}
-        self._readers = {name: _Reader(name, address) for name, address in sources.items()}
+        self._readers = {name: _Reader(name, address, on_step) for name, address in sources.items()}
         self._pool = ThreadPoolExecutor(len(sources), thread_name_prefix="source")
         self._production: Connection | None = None
         self._cursors: dict[str, Cursor] = {}
@@ -257,9 +262,11 @@ class Deduplicator:
         except BaseException:
             connection.close()
             raise
+        production = str(_one(connection, _DATABASE))
         # What the sources had named went with the old connection's temporary tables.
         for reader in self._readers.values():
             reader.forget()
+            reader.note_as = f"{READER}/{production}"
         self._production = connection
 
     def _merge(self, merge: Merge, batches: Mapping[str, _Batch]) -> Merging:
@@ -366,10 +373,14 @@ class Deduplicator:
 class _Reader:
     """One source's database, read by one thread at a time."""
 
-    def __init__(self, name: str, address: str) -> None:
+    def __init__(self, name: str, address: str, on_step: Callable[[str], None]) -> None:
         self.name = name
         self.identity = ""
         """Of the database, so that a new one under the same name is read from its beginning."""
+        self.note_as = ""
+        """Under which name production's notes stand in the source."""
+        self._step = on_step
+        self._takes_notes = False
         self._address = address
         self._connection: Connection | None = None
         self._horizon: int | None = None
@@ -400,7 +411,7 @@ class _Reader:
         with connection.transaction():
             _execute(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             horizon = int(_one(connection, _HORIZON))
-            if cursor.transaction_id >= horizon:
+            if cursor.transaction_id >= horizon or cursor > self._note(connection, merge.table, cursor):
                 _log.error(
                     "source %s was put back to an earlier state: %s is read from its beginning",
                     self.name,
@@ -428,6 +439,10 @@ class _Reader:
                 if number not in self._sources_known
             ]
         end = _end(blocks)
+        if self._takes_notes:
+            # After reading: whatever copy of the files has this has what was read as well.
+            _execute(connection, _MOVE, [self.note_as, merge.table, end.position, end.transaction_id])
+        self._step(f"{merge.table}: noted")
         if rows == limit:
             # What one table has not reached yet, no later one passes: how far a connection was watched is
             # said by whatever came on it last, and must not be said before its changes are there.
@@ -439,6 +454,13 @@ class _Reader:
         if self._connection is not None:
             self._connection.close()
 
+    def _note(self, connection: Connection, table: str, cursor: Cursor) -> Cursor:
+        """Return how far the source says that it was read; where it takes no notes, it agrees with us."""
+        if not self._takes_notes:
+            return cursor
+        found = connection.execute(_NOTE, [self.note_as, table]).fetchone()
+        return Cursor() if found is None else Cursor(int(found[0]), int(found[1]))
+
     def _connected(self) -> Connection:
         connection = self._connection
         if connection is None or connection.broken or connection.closed:
@@ -449,6 +471,13 @@ class _Reader:
                     "the database is not migrated; `kalshibook archive migrate` makes it ready"
                 )
             self.identity = str(_one(connection, _IDENTITY))
+            self._takes_notes = bool(_one(connection, _TAKES_NOTES))
+            if not self._takes_notes:
+                _log.warning(
+                    "source %s lets nothing be written into its table cursors: if it is put back to an"
+                    " earlier state and then goes on beyond what was read, rows may be missed",
+                    self.name,
+                )
             self.begin()
             self.forget()
         return connection
@@ -464,6 +493,12 @@ _MOVE: Final = """
     ON CONFLICT (reader, subject) DO UPDATE SET
         position = excluded.position, transaction_id = excluded.transaction_id, updated_at = now()
 """
+_NOTE: Final = "SELECT transaction_id, position FROM cursors WHERE reader = %s AND subject = %s"
+# A standby, or a role that may only read, is read all the same.
+_TAKES_NOTES: Final = """
+    SELECT has_table_privilege('cursors', 'INSERT') AND has_table_privilege('cursors', 'UPDATE')
+        AND NOT pg_is_in_recovery() AND NOT current_setting('transaction_read_only')::boolean
+"""
 _HORIZON: Final = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text"
 # The server, its timeline, which is another one after a recovery or a promotion, the database's number,
 # and when the first migration ran: another database has others.
@@ -474,6 +509,15 @@ _IDENTITY: Final = """
     FROM schema_migrations AS m, pg_database AS d, pg_control_system() AS s, pg_control_checkpoint() AS c
     WHERE d.datname = current_database()
     GROUP BY s.system_identifier, c.timeline_id, d.oid
+"""
+
+
+# Without the timeline: a production that was promoted, or put back, finds the notes that it has written.
+_DATABASE: Final = """
+    SELECT concat_ws('.', s.system_identifier, d.oid, extract(epoch FROM min(m.applied_at)))
+    FROM schema_migrations AS m, pg_database AS d, pg_control_system() AS s
+    WHERE d.datname = current_database()
+    GROUP BY s.system_identifier, d.oid
 """
 
 
