@@ -67,6 +67,16 @@ def _tables(result: ScenarioResult) -> list[Table]:
     return [*([first] if first else []), *result.tables]
 
 
+def _failures(results: Sequence[ScenarioResult]) -> list[tuple[str, str]]:
+    """Return what was not correct, by scenario: it stands before all numbers."""
+    return [
+        (result.name, f"{check.text} {check.detail}".rstrip())
+        for result in results
+        for check in result.checks
+        if not check.passed
+    ]
+
+
 # Markdown
 
 
@@ -74,6 +84,9 @@ def _markdown(results: Sequence[ScenarioResult], facts: Mapping[str, str], *, qu
     parts = ["# Load tests", ""]
     if quick:
         parts += ["**A quick run: it shows that everything works; its numbers are rough.**", ""]
+    failures = _failures(results)
+    if failures:
+        parts += ["## Failed checks", "", *(f"* **{name}**: {text}" for name, text in failures), ""]
     parts += [_markdown_rows(("fact", "value"), facts.items()), ""]
     goals = [
         (
@@ -118,8 +131,12 @@ def _page(results: Sequence[ScenarioResult], facts: Mapping[str, str], *, quick:
         f"<td><b>{_verdict(goal)}</b> {html.escape('' if goal.met else goal.reason)}</td></tr>"
         for name, goal in _summary(results)
     )
+    failures = "".join(
+        f'<li class="missed">{_link(name)}: {html.escape(text)}</li>' for name, text in _failures(results)
+    )
     body = [
         "<h1>Load tests</h1>",
+        f"<h2>Failed checks</h2><ul>{failures}</ul>" if failures else "",
         '<p class="missed"><b>A quick run: its numbers are rough.</b></p>' if quick else "",
         _html_table(Table("", ("fact", "value"), tuple(facts.items()))),
         f"<h2>Goals</h2><table><tr><th>scenario<th>goal<th>measured<th></tr>{goals}</table>" if goals else "",
