@@ -49,6 +49,7 @@ _LEVEL_PRICES: Final = {text: tick for tick, text in enumerate(_PRICE_TEXTS) if 
 # Sizes are unbounded in number, so their table is: it is emptied when full. 2**16 entries
 # hold every size that a thousand busy markets repeat, in about 8 MB.
 _SIZE_TABLE_LIMIT: Final = 65_536
+_PLAIN_DIGITS: Final = 18
 _sizes: dict[str, int] = {}
 
 known_level_price: Final[Callable[[object], int | None]] = _LEVEL_PRICES.get  # type: ignore[assignment]
@@ -117,6 +118,12 @@ def parse_size_change(text: object, path: str = "$") -> int:
     known = _sizes.get(text)
     if known is not None:
         return known
+    digits = text[:-3] + text[-2:]
+    if text[-3:-2] == "." and 3 <= len(digits) <= _PLAIN_DIGITS and digits.isdecimal() and digits.isascii():
+        # As nearly all sizes are written, at a third of what the expression takes.
+        size = int(digits)
+        _remember(text, size)
+        return size
     match = _SIZE.fullmatch(text)
     if match is None:
         raise WireError(
@@ -130,10 +137,14 @@ def parse_size_change(text: object, path: str = "$") -> int:
         if size == 0:
             raise WireError(path, f"{text!r} is a signed zero")
         size = -size
+    _remember(text, size)
+    return size
+
+
+def _remember(text: str, size: int) -> None:
     if len(_sizes) >= _SIZE_TABLE_LIMIT:
         _sizes.clear()
     _sizes[text] = size
-    return size
 
 
 def parse_size(text: object, path: str = "$") -> int:

@@ -223,7 +223,9 @@ def built(levels: list[Level], step: int | None = None) -> Ladder:
 def _coarsest(levels: list[Level]) -> int:
     # The greatest common divisor, in one call instead of a generator for each step.
     common = gcd(*map(_price, levels))
-    return next(step for step in _STEPS if common % step == 0)
+    if not common % 100:
+        return 100
+    return 1 if common % 10 else 10
 
 
 _price: Final[Callable[[Level], int]] = attrgetter("price")

@@ -38,6 +38,9 @@ class Condition(StrEnum):
     CLOSED = "closed"
     """The market is past its close, determined or settled."""
 
+    # Enum's own is written in Python, and every change of a book looks states up.
+    __hash__ = str.__hash__
+
 
 class CopyEvent(StrEnum):
     """What can happen to our copy of a book."""
@@ -47,6 +50,9 @@ class CopyEvent(StrEnum):
     """A change that fits."""
     DOUBT = "doubt"
     """A loss, an impossible change, or a message that could not be read."""
+
+    # Enum's own is written in Python, and every change of a book looks states up.
+    __hash__ = str.__hash__
 
 
 class MarketStatus(StrEnum):
@@ -60,6 +66,9 @@ class MarketStatus(StrEnum):
     DISPUTED = "disputed"
     AMENDED = "amended"
     FINALIZED = "finalized"
+
+    # Enum's own is written in Python, and every change of a book looks states up.
+    __hash__ = str.__hash__
 
 
 class StatusEvent(StrEnum):

@@ -15,7 +15,6 @@ from kalshibook.store.cut import ConditionCounts, StoreVersion
 from kalshibook.store.followers import Followers
 from kalshibook.store.heartbeats import Heartbeats, Silence
 from kalshibook.store.incidents import IncidentKind
-from kalshibook.store.nested import NestedVector
 from kalshibook.store.reducer import (
     Arrival,
     Outcome,
@@ -58,6 +57,10 @@ _TRADES_REMEMBERED: Final = 131_072
 # A member of an enumeration costs a call when it is looked up by its name.
 _DUPLICATE: Final = Outcome.DUPLICATE
 _FOREIGN: Final = Outcome.FOREIGN
+_AWAITING: Final = Condition.AWAITING
+_LIVE: Final = Condition.LIVE
+_STALE: Final = Condition.STALE
+_CLOSED: Final = Condition.CLOSED
 
 _NO_BOOK: Final = frozenset({EventFrame, GathererNotice, Other})
 """Events that are not about the book of one market."""
@@ -105,9 +108,14 @@ class StoreWriter:
         ticker: str = event.ticker  # type: ignore[union-attr]  # those without one have returned
         current = self._state.version
         number = self._number(ticker)
+        is_new = number is None
         if number is None:
-            current, number = self._admitted(current, ticker)
-        book = current.books[number]
+            # Its number is in the shared directory before the version that its first message makes, which
+            # no reader minds: no version is that long yet.
+            number = self._state.directory.add(ticker)
+            book = awaiting_book(ticker, number)
+        else:
+            book = current.books[number]
         if self._ahead and self._ahead.get(number, -1) > arrival.offset and _is_at(book, arrival.partition):
             return self._pass_over(current, arrival)
         # Never backwards, whatever the clock does: the history is searched by this time.
@@ -128,7 +136,7 @@ class StoreWriter:
         # Several gatherers see the same trade; its second coming moves the offset and tells nobody.
         told = None if outcome is _DUPLICATE else event
         offsets = _moved(current.offsets, arrival.partition, arrival.offset + 1)
-        self._publish(current, book, result.book, offsets, applied_us, told)
+        self._publish(current, book, result.book, offsets, applied_us, told, is_new=is_new)
         self.outcomes[outcome] += 1
         if result.incident is not None:
             self._state.incidents.record(
@@ -366,10 +374,15 @@ class StoreWriter:
         offsets: "array[int]",
         applied_us: int,
         event: WireEvent | None,
+        *,
+        is_new: bool = False,
     ) -> None:
         number = current.number + 1
         books, counts = current.books, current.counts
-        if new is not old:
+        if is_new:
+            books = books.appended(new)
+            counts = _recounted(counts, None, new.condition)
+        elif new is not old:
             books = books.replaced(new.market.number, new)
             if new.copy is not old.copy or new.market is not old.market:
                 counts = _recounted(counts, old.condition, new.condition)
@@ -417,18 +430,6 @@ class StoreWriter:
         offsets = _moved(current.offsets, arrival.partition, arrival.offset + 1)
         self._publish(current, book, numbered(book, arrival), offsets, applied_us, None)
         return outcome
-
-    def _admitted(self, current: StoreVersion, ticker: str) -> tuple[StoreVersion, int]:
-        # The new book becomes visible with the version that its first message makes. Its number is
-        # in the shared directory before that, which no reader minds: no version is that long yet.
-        number = self._state.directory.add(ticker)
-        found = current.counts
-        counts = ConditionCounts(found.awaiting + 1, found.live, found.stale, found.closed)
-        books: NestedVector[Book] = current.books.appended(awaiting_book(ticker, number))
-        grown = StoreVersion(
-            current.number, books, current.offsets, current.applied_us, current.behind, counts
-        )
-        return grown, number
 
     def _obey(self, event: GathererNotice, arrival: Arrival) -> Outcome:
         self.outcomes[Outcome.NOTICE] += 1
@@ -591,13 +592,20 @@ def _is_at(book: Book, partition: int) -> bool:
     return book.origin is not None and book.origin.partition == partition
 
 
-def _recounted(counts: ConditionCounts, old: Condition, new: Condition) -> ConditionCounts:
+def _recounted(counts: ConditionCounts, old: Condition | None, new: Condition) -> ConditionCounts:
+    """Return the counts after a market moved from one condition to another; None is one that is new."""
     if old is new:
         return counts
-    less, more = old.value, new.value
-    return msgspec.structs.replace(
-        counts, **{less: getattr(counts, less) - 1, more: getattr(counts, more) + 1}
-    )
+    tally = {
+        _AWAITING: counts.awaiting,
+        _LIVE: counts.live,
+        _STALE: counts.stale,
+        _CLOSED: counts.closed,
+    }
+    if old is not None:
+        tally[old] -= 1
+    tally[new] += 1
+    return ConditionCounts(*tally.values())
 
 
 def _is_passed_on(event: WireEvent | None) -> bool:

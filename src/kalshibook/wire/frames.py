@@ -42,6 +42,7 @@ from kalshibook.wire.fields import (
     read_body,
     read_cents,
     read_contracts,
+    read_fixed_levels,
     read_level_cents,
     read_levels,
     read_price_ranges,
@@ -195,8 +196,8 @@ def _read_snapshot(frame: SnapshotFrame, path: str) -> BookSnapshot:
     # The newest encoding that either side carries is the frame's encoding: a side whose key
     # is missing in it is empty, and is not looked for in an older one.
     if message.yes_dollars_fp is not UNSET or message.no_dollars_fp is not UNSET:
-        yes = read_levels(message.yes_dollars_fp, f"{at}.yes_dollars_fp", parse_level_price, parse_size)
-        no = read_levels(message.no_dollars_fp, f"{at}.no_dollars_fp", parse_level_price, parse_size)
+        yes = read_fixed_levels(message.yes_dollars_fp, f"{at}.yes_dollars_fp")
+        no = read_fixed_levels(message.no_dollars_fp, f"{at}.no_dollars_fp")
     elif message.yes_dollars is not UNSET or message.no_dollars is not UNSET:
         yes = read_levels(message.yes_dollars, f"{at}.yes_dollars", parse_level_price, read_contracts)
         no = read_levels(message.no_dollars, f"{at}.no_dollars", parse_level_price, read_contracts)

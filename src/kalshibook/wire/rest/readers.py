@@ -12,6 +12,7 @@ from kalshibook.wire.events import BookSnapshot, PriceRange, Trade
 from kalshibook.wire.fields import (
     read_body,
     read_contracts,
+    read_fixed_levels,
     read_level_cents,
     read_levels,
     read_price_ranges,
@@ -393,8 +394,8 @@ def _read_book(message: BookMessage, ticker: str, path: str) -> BookSnapshot:
         raise WireError(f"{path}.ticker", "the ticker is empty")
     if message.orderbook_fp is not UNSET:
         sides, at = message.orderbook_fp, f"{path}.orderbook_fp"
-        yes = read_levels(sides.yes_dollars, f"{at}.yes_dollars", parse_level_price, parse_size)
-        no = read_levels(sides.no_dollars, f"{at}.no_dollars", parse_level_price, parse_size)
+        yes = read_fixed_levels(sides.yes_dollars, f"{at}.yes_dollars")
+        no = read_fixed_levels(sides.no_dollars, f"{at}.no_dollars")
     elif message.orderbook is not UNSET:
         old, at = message.orderbook, f"{path}.orderbook"
         if old.yes_dollars is not UNSET or old.no_dollars is not UNSET:
