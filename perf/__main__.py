@@ -35,8 +35,8 @@ SCENARIOS: Final = (
     "churn",
     "registry",
     "gather",
-    "archive",
-    "production",
+    "archive-writer",
+    "archive-production",
     "soak",
 )
 """In the order in which they run; `soak` only when named or with --soak."""
@@ -52,10 +52,12 @@ def main() -> int:
     parser.add_argument("--soak", action="store_true", help="also the half-hour scenario, at full length")
     parser.add_argument("--profile", action="store_true", help="record each scenario with py-spy")
     arguments = parser.parse_args()
-    unknown = set(arguments.names) - set(SCENARIOS)
+    unknown = [name for name in arguments.names if not _named(name)]
     if unknown:
-        parser.error(f"unknown scenario {', '.join(sorted(unknown))}; there are: {', '.join(SCENARIOS)}")
-    names = arguments.names or [name for name in SCENARIOS if name != "soak" or arguments.soak]
+        parser.error(f"unknown scenario {', '.join(unknown)}; there are: {', '.join(SCENARIOS)}")
+    names = [found for name in arguments.names for found in _named(name)]
+    if not names:
+        names = [name for name in SCENARIOS if name != "soak" or arguments.soak]
     folder = _RESULTS / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%SZ")
     folder.mkdir(parents=True)
     facts = machine_facts()
@@ -72,6 +74,11 @@ def main() -> int:
     print((folder / "report.md").read_text())
     print(f"report: {folder / 'report.html'}")
     return 0 if all(check.passed for result in results for check in result.checks) else 1
+
+
+def _named(name: str) -> list[str]:
+    """Return the scenario of a name, and those that it is the first word of."""
+    return [scenario for scenario in SCENARIOS if scenario == name or scenario.startswith(f"{name}-")]
 
 
 def _run(name: str, context: Context, *, profile: bool) -> ScenarioResult:

@@ -26,7 +26,7 @@ def run(context: Context) -> ScenarioResult:
         resident = [start]
         visits = 0
         for number in range(slices):
-            context.step("churn", number / slices)
+            context.step("churn: clients come and go", number / slices)
             done = sockets.ask(
                 "churn", seconds=duration / slices, at_once=_AT_ONCE, seed=context.seed + number + 1
             )

@@ -64,7 +64,7 @@ def run(context: Context) -> ScenarioResult:
     try:
         server = PostgresServer(fsync="on", shared_buffers="256MB", max_wal_size="4GB")
     except DatabaseUnavailable as missing:
-        return ScenarioResult(name="production", title=title, notes=(f"Not measured: {missing}",))
+        return ScenarioResult(name="archive-production", title=title, notes=(f"Not measured: {missing}",))
     count = 30_000 if context.quick else 200_000
     rounds = 1 if context.quick else _ROUNDS
     with server, tempfile.TemporaryDirectory() as folder:
@@ -72,17 +72,17 @@ def run(context: Context) -> ScenarioResult:
         copies, merges, lates = [], [], []
         complete = True
         for number in range(rounds):
-            context.step("production: copy of one, merging of three", number / rounds)
+            context.step("archive-production: copy of one, merging of three", number / rounds)
             copy, merge, late, right = _merging(server, count)
             complete = complete and right
             copies.append(copy)
             merges.append(merge)
             lates.append(late)
-        context.step("production: export and rebuild")
+        context.step("archive-production: export and rebuild")
         day = _day(server, Path(folder))
     copy, merge, late = max(copies), max(merges), max(lates)
     return ScenarioResult(
-        name="production",
+        name="archive-production",
         title=title,
         conditions=(
             f"{described}, fsync on, all databases and both programs on this machine",

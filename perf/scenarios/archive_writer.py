@@ -50,7 +50,7 @@ def run(context: Context) -> ScenarioResult:
         folder = Path(mkdtemp(prefix="kalshibook-postgres-"))
         server = PostgresServer(folder, fsync="on", shared_buffers="256MB", max_wal_size="4GB")
     except DatabaseUnavailable as missing:
-        return ScenarioResult(name="archive", title=title, notes=(f"Not measured: {missing}",))
+        return ScenarioResult(name="archive-writer", title=title, notes=(f"Not measured: {missing}",))
     count, seconds = (50_000, 5) if context.quick else (200_000, 30)
     with server:
         described = server.described
@@ -58,23 +58,23 @@ def run(context: Context) -> ScenarioResult:
         rates: dict[str, list[float]] = {"bare": [], "indexed": [], "writer": []}
         for number in range(_ROUNDS):
             # In turn, so that what else the machine does meets all of them.
-            context.step("archive: COPY and writer", number / _ROUNDS)
+            context.step("archive-writer: COPY and writer", number / _ROUNDS)
             rates["bare"].append(_copied(server, entries, indexed=False))
             rates["indexed"].append(_copied(server, entries, indexed=True))
             rates["writer"].append(_written(server, entries))
         frames = _frames(count, context.seed)
         costs: dict[str, list[tuple[float, float]]] = {"direct": [], "journal": []}
         for number in range(_ROUNDS):
-            context.step("archive: with and without the journal", number / _ROUNDS)
+            context.step("archive-writer: with and without the journal", number / _ROUNDS)
             costs["direct"].append(_direct(server, frames))
             costs["journal"].append(_journaled(server, frames))
-        context.step(f"archive: {_RATE} rows a second for {seconds} s")
+        context.step(f"archive-writer: {_RATE} rows a second for {seconds} s")
         lags, windows, stored = _followed(server, _frames(_RATE * seconds, context.seed + 1))
     direct, journal = (tuple(map(min, zip(*costs[name], strict=True))) for name in ("direct", "journal"))
     bare, indexed, writer = (max(rates[name]) for name in ("bare", "indexed", "writer"))
     lag, window = percentiles(lags), percentiles(windows)
     return ScenarioResult(
-        name="archive",
+        name="archive-writer",
         title=title,
         conditions=(
             f"{described}, fsync on, on the machine that writes",
