@@ -46,6 +46,39 @@ def test_one_market_more_is_one_command() -> None:
     assert [("add_markets", ["D", "E"])] == stage.asked()
 
 
+def test_a_market_whose_addition_has_no_answer_is_taken_off_when_it_goes() -> None:
+    """The exchange may have added it all the same, and would send its changes for ever."""
+    stage = Stage(command_timeout_s=1.0)
+    stage.follow("A")
+    stage.wait(0.2)
+    stage.session.add(["B"], stage.now_us)
+    assert [("add_markets", ["B"])] == stage.asked()
+    while "command" not in stage.troubles:
+        stage.wait(0.1)
+    stage.session.remove(["B"], stage.now_us)
+    stage.wait(1)
+
+    assert [("delete_markets", ["B"])] == stage.asked()
+
+
+def test_a_market_that_goes_before_the_subscription_is_answered_is_taken_off() -> None:
+    """It was named in the command, and is on the subscription once that is there."""
+    stage = Stage()
+    stage.open("A", "B", "C")
+    (command,) = stage.sent()
+    stage.session.remove(["B", "C"], stage.now_us)
+    assert [] == stage.asked()
+    stage.session.add(["C"], stage.now_us)
+    stage.subscribed(command["id"])
+    (taken_off,) = stage.sent()
+
+    assert ["B"] == taken_off["params"]["market_tickers"]
+    assert "delete_markets" == taken_off["params"]["action"]
+    stage.ok(taken_off["id"], ["A", "C"])
+    stage.wait(0.2)
+    assert [("add_markets", ["C"])] == stage.asked()
+
+
 def test_what_is_received_is_handed_on_untouched() -> None:
     """With the connection, the time, and what its head says."""
     stage = Stage()

@@ -133,6 +133,8 @@ class Books:
         self._again: dict[str, None] = {}
         self._requested: dict[str, None] = {}
         self._leaving: dict[str, None] = {}
+        # Markets of commands without an answer: the exchange may have carried them out all the same.
+        self._perhaps: set[str] = set()
         self._missing: dict[str, int] = {}
         self._tries: dict[str, int] = {}
         self._asked: dict[str, Command] = {}
@@ -164,9 +166,12 @@ class Books:
             self._tries.pop(ticker, None)
             self._no_longer_asked(ticker)
             self._whole(ticker, now_us)
-            if state is not MarketState.WANTED and self.sid is not None:
+            was_asked = state is not MarketState.WANTED or ticker in self._perhaps
+            if was_asked and self.sid is not None:
                 self._leaving[ticker] = None
             else:
+                if was_asked:
+                    self._perhaps.add(ticker)
                 self._effects.append(Released((ticker,)))
 
     def leave(self, ticker: str) -> None:
@@ -252,6 +257,10 @@ class Books:
             if is_subscribing or not (batch := self._next_wanted(now_us)):
                 return None
             return Kind.SUBSCRIBE, batch
+        if self._perhaps:
+            gone = [ticker for ticker in self._perhaps if ticker not in self.states]
+            self._leaving.update(dict.fromkeys(sorted(gone)))
+            self._perhaps.difference_update(gone)
         if self._leaving:
             return Kind.DELETE, self._taken(self._leaving)
         if self._doubted and self.can_get_snapshot:
@@ -300,8 +309,10 @@ class Books:
             released = tuple(ticker for ticker in command.tickers if ticker not in self.states)
             if released:
                 self._effects.append(Released(released))
+            self._perhaps.difference_update(command.tickers)
             command.tickers.clear()
         elif command.kind in {Kind.SUBSCRIBE, Kind.ADD}:
+            self._perhaps.difference_update(command.tickers)
             command.deadline_us = now_us + self._timeout_us
             if held is not None:
                 known = set(held)
@@ -335,6 +346,7 @@ class Books:
             for ticker in command.tickers:
                 (self._again if ticker in self.states else self._leaving)[ticker] = None
         elif command.kind in {Kind.SUBSCRIBE, Kind.ADD} and not command.is_acknowledged:
+            self._perhaps.update(command.tickers)
             self.take_back(command)
         elif command.kind in _OF_LIVE:
             self.heal([*command.tickers], "silent", "its snapshot was asked for and has not come")
@@ -442,6 +454,7 @@ class Books:
             queue.clear()
         self._asked.clear()
         self._parts.clear()
+        self._perhaps.clear()
         self._healing.clear()
         self._filling = Filling(self._limits)
         for ticker in self.states:
