@@ -444,6 +444,30 @@ def test_a_thread_saves_until_it_is_stopped(broker: EmbeddedBroker, exchange: Ex
     }
 
 
+def test_a_full_queue_does_not_hold_up_the_stop(
+    broker: EmbeddedBroker, exchange: Exchange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the brokers away librdkafka takes nothing more; what waits then is saved by the next process."""
+    monkeypatch.setattr("kalshibook.feeds.snapshots._LAST_ROUND_S", 0.3)
+    exchange.open(50)
+    exchange.ends()
+    store = BookStore()
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        # Another address, because a store that is behind its own brokers is not saved.
+        nobody = msgspec.structs.replace(
+            feed.options,
+            bootstrap_servers="127.0.0.1:1",
+            extra={**feed.options.extra, "queue.buffering.max.messages": 10},
+        )
+        writer = SnapshotWriter(store, nobody)
+        writer.start()
+        _until(lambda: writer.health().queued == 10)
+
+        assert writer.stop(TIMEOUT_S)
+    assert FeedState.STOPPED is writer.health().state
+
+
 def test_a_source_that_died_before_the_restart_is_not_served_as_live(
     broker: EmbeddedBroker, exchange: Exchange
 ) -> None:

@@ -104,6 +104,7 @@ class SnapshotWriter:
         self._forgotten: set[str] = set()
         self._deleting: set[str] = set()
         self._stopping = threading.Event()
+        self._stop_by_s: float | None = None
         self._thread: threading.Thread | None = None
         self._producer: Producer | None = None
         self._is_broken = False
@@ -183,7 +184,7 @@ class SnapshotWriter:
         deadline_s = time.monotonic() + patience_s
         self._failures.clear()
         changed = self._write_books(cut, begun_us, deadline_s)
-        self._forget(begun_us)
+        self._forget(begun_us, deadline_s)
         is_delivered = self._delivered(deadline_s)
         self._deleted(is_delivered=is_delivered)
         if not is_delivered:
@@ -198,7 +199,7 @@ class SnapshotWriter:
                 begun_us=begun_us,
                 signs=self._store.last_signs(partition),
             )
-            self._produce(f"{CHECKPOINT_PREFIX}{partition}", _encoder.encode(checkpoint))
+            self._produce(f"{CHECKPOINT_PREFIX}{partition}", _encoder.encode(checkpoint), deadline_s)
         if not self._delivered(deadline_s):
             return False
         self._saved, self._checkpoint_us = cut, self._now_us()
@@ -241,15 +242,16 @@ class SnapshotWriter:
         changed, began_s = 0, time.monotonic()
         for book in cut.changed_since(self._saved):
             if self._is_settled_long(book, now_us):
-                self._delete(book.ticker)
+                self._delete(book.ticker, deadline_s)
                 continue
             origin = book.origin
             offset = None if origin is None else cut.offsets.get(origin.partition)
-            self._produce(book.ticker, save_book(book, offset, now_us))
+            if not self._produce(book.ticker, save_book(book, offset, now_us), deadline_s):
+                break
             self._plan(book)
             changed += 1
             if changed % _SLICE == 0:
-                if self._stopping.is_set() and time.monotonic() > deadline_s:
+                if self._stopping.is_set() and time.monotonic() > self._bounded(deadline_s):
                     self._failures.append("there was no time left to save all books at the stop")
                     break
                 ahead_s = began_s + changed / self.options.records_per_second - time.monotonic()
@@ -261,15 +263,15 @@ class SnapshotWriter:
         if book.market.status is MarketStatus.FINALIZED:
             heapq.heappush(self._due, (self._forget_at_us(book), book.ticker))
 
-    def _forget(self, now_us: int) -> None:
+    def _forget(self, now_us: int, deadline_s: float) -> None:
         while self._due and self._due[0][0] <= now_us:
             _, ticker = heapq.heappop(self._due)
-            self._delete(ticker)
+            self._delete(ticker, deadline_s)
 
-    def _delete(self, ticker: str) -> None:
+    def _delete(self, ticker: str, deadline_s: float) -> None:
         if ticker not in self._forgotten and ticker not in self._deleting:
             self._deleting.add(ticker)
-            self._produce(ticker, None)
+            self._produce(ticker, None, deadline_s)
 
     def _deleted(self, *, is_delivered: bool) -> None:
         """Remember what was deleted, or have it deleted by the next round."""
@@ -298,22 +300,32 @@ class SnapshotWriter:
         except KafkaException as error:
             raise FeedError(f"books cannot be saved with these settings: {error.args[0].str()}") from None
 
-    def _produce(self, key: str, value: bytes | None) -> None:
+    def _produce(self, key: str, value: bytes | None, deadline_s: float) -> bool:
+        """Hand a record over, and tell whether it could be; a full queue is waited for, not for ever."""
         assert self._producer is not None
         while True:
             try:
                 self._producer.produce(self._kafka.snapshots_topic, value, key, on_delivery=self._on_delivery)
             except BufferError:
+                if time.monotonic() >= self._bounded(deadline_s):
+                    self._failures.append("Kafka takes nothing more: its queue is full")
+                    return False
                 self._producer.poll(_FLUSH_S)
             except KafkaException as error:
                 self._failed(error.args[0])
-                return
+                return True
             else:
                 self._waiting += 1
                 self._records += 1
                 self._bytes += len(value or b"")
                 self._producer.poll(0)
-                return
+                return True
+
+    def _bounded(self, deadline_s: float) -> float:
+        """Return a deadline that a stop has come before."""
+        if self._stopping.is_set() and self._stop_by_s is None:
+            self._stop_by_s = time.monotonic() + _LAST_ROUND_S
+        return deadline_s if self._stop_by_s is None else min(deadline_s, self._stop_by_s)
 
     def _on_delivery(self, error: KafkaError | None, _: Message) -> None:
         self._waiting -= 1
@@ -328,9 +340,8 @@ class SnapshotWriter:
     def _delivered(self, deadline_s: float) -> bool:
         """Wait for the brokers; without their word on every record the next round writes all again."""
         assert self._producer is not None
-        while self._producer.flush(_FLUSH_S) and time.monotonic() < deadline_s:
-            if self._stopping.is_set():
-                deadline_s = min(deadline_s, time.monotonic() + _LAST_ROUND_S)
+        while self._producer.flush(_FLUSH_S) and time.monotonic() < self._bounded(deadline_s):
+            pass
         if self._waiting:
             self._failures.append(f"{self._waiting} records have no acknowledgement yet")
         if self._failures:
