@@ -4,6 +4,9 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
+from kalshibook.stream.conflating import Folded
+from kalshibook.stream.encode import top_tail
+from kalshibook.stream.shared import Body
 from tests.store.builders import lifecycle, ticker_message, trade
 from tests.stream.stage import T40, T45, TOAD, Stage, User
 
@@ -140,6 +143,31 @@ def test_newest_wins() -> None:
     (top,) = messages(user)
     assert "merged" not in top
     assert 2 == stage.hub.statistics().conflated
+
+
+def test_folded_changes_stand_for_the_later_ones() -> None:
+    """Of changes that were folded, a state counts those after any version, and since the first of them."""
+    with_versions = [(3, 100, 1), (5, 200, 2), (9, 300, 4)]
+    stage = Stage()
+    stage.script.snapshot({4_000: 100}, {})
+    book = stage.store.book(T40)
+    folded = Folded(*with_versions[0])
+    for part in with_versions[1:]:
+        folded.add(*part)
+    latest = folded.latest(book, Body(book, top_tail))
+
+    assert (100, 7, folded) == (latest.since_us, latest.merged, latest.folded)
+    for version, expected in {
+        2: (100, 7, 2),
+        3: (200, 6, 1),
+        4: (200, 6, 1),
+        5: (300, 4, 0),
+        8: (300, 4, 0),
+    }.items():
+        later, replaced = folded.after(version)
+        assert expected == (later.since_us, later.merged, replaced)
+        # A client that never reads must not hold what a whole round has changed.
+        assert later.folded is None
 
 
 def test_changes_before_the_first_state_are_left_out() -> None:

@@ -8,7 +8,6 @@ a `previous_sequence` beyond what was applied proves a loss. Everything doubtful
 stale; only a snapshot heals it.
 """
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
@@ -24,6 +23,7 @@ from kalshibook.store.states import (
     CopyEvent,
     MarketStatus,
     StatusEvent,
+    Word,
 )
 from kalshibook.wire import (
     BookDelta,
@@ -103,7 +103,7 @@ class Arrival(msgspec.Struct, frozen=True, gc=False):
         )
 
 
-class Outcome(StrEnum):
+class Outcome(Word):
     """What became of a message; every message has exactly one."""
 
     SNAPSHOT = "snapshot"
@@ -149,9 +149,6 @@ class Outcome(StrEnum):
     """Held already by the book that was restored."""
     SKIPPED = "skipped"
     """An offset without a message for a store."""
-
-    # Enum's own is written in Python, and outcomes are counted once per message.
-    __hash__ = str.__hash__
 
 
 # A member of an enumeration costs a call when it is looked up by its name.

@@ -22,11 +22,18 @@ __all__ = [
     "CopyEvent",
     "MarketStatus",
     "StatusEvent",
+    "Word",
     "condition_of",
 ]
 
 
-class Condition(StrEnum):
+class Word(StrEnum):
+    """Members that are looked up as fast as their text: Enum's own hash is written in Python."""
+
+    __hash__ = str.__hash__
+
+
+class Condition(Word):
     """How far a book can be trusted."""
 
     AWAITING = "awaiting"
@@ -38,11 +45,8 @@ class Condition(StrEnum):
     CLOSED = "closed"
     """The market is past its close, determined or settled."""
 
-    # Enum's own is written in Python, and every change of a book looks states up.
-    __hash__ = str.__hash__
 
-
-class CopyEvent(StrEnum):
+class CopyEvent(Word):
     """What can happen to our copy of a book."""
 
     SNAPSHOT = "snapshot"
@@ -51,11 +55,8 @@ class CopyEvent(StrEnum):
     DOUBT = "doubt"
     """A loss, an impossible change, or a message that could not be read."""
 
-    # Enum's own is written in Python, and every change of a book looks states up.
-    __hash__ = str.__hash__
 
-
-class MarketStatus(StrEnum):
+class MarketStatus(Word):
     """Trading status as the exchange's REST interface names it."""
 
     INITIALIZED = "initialized"
@@ -66,9 +67,6 @@ class MarketStatus(StrEnum):
     DISPUTED = "disputed"
     AMENDED = "amended"
     FINALIZED = "finalized"
-
-    # Enum's own is written in Python, and every change of a book looks states up.
-    __hash__ = str.__hash__
 
 
 class StatusEvent(StrEnum):

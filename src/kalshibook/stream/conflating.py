@@ -4,6 +4,7 @@ Top of book and ticker: per market the newest state waits, and says how many cha
 What can wait is bounded by the number of markets, however slowly a client reads.
 """
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, final
@@ -18,7 +19,7 @@ from kalshibook.stream.routes import Routes, Selection
 from kalshibook.stream.shared import Bodies, Body, Counters
 from kalshibook.stream.subscription import AnySubscription, Owner, Subscription
 
-__all__ = ["ConflatingSubscription", "Latest", "Part"]
+__all__ = ["ConflatingSubscription", "Folded", "Latest"]
 
 
 class Latest(msgspec.Struct, frozen=True, gc=False):
@@ -32,22 +33,54 @@ class Latest(msgspec.Struct, frozen=True, gc=False):
     """When the oldest change that is not written yet was handed over."""
     merged: int
     """How many changes it stands for; 0 for the state sent on subscribing."""
-    parts: Sequence["Part"] = ()
-    """Where several changes were folded before anybody was handed one: each of them, oldest first."""
-
-    def after(self, version: int) -> "Latest":
-        """Return the same state, standing for those changes only that are later than a version."""
-        parts = [part for part in self.parts if part.version > version]
-        merged = sum(part.merged for part in parts)
-        return Latest(self.ticker, self.version, self.body, parts[0].since_us, merged)
+    folded: "Folded | None" = None
+    """The changes that were folded before anybody was handed one; None where it was one alone."""
 
 
-class Part(NamedTuple):
-    """One of the changes that a state stands for."""
+@final
+class Folded:
+    """
+    Changes of one market that were folded into the newest, oldest first.
 
-    version: int
-    since_us: int
-    merged: int
+    What a subscription has waiting does not refer to it: it grows with the changes of a round.
+    """
+
+    __slots__ = ("_since_us", "_totals", "_versions", "whole")
+
+    def __init__(self, version: int, since_us: int, merged: int) -> None:
+        self._versions = [version]
+        self._since_us = [since_us]
+        self._totals = [merged]
+        self.whole: Latest | None = None
+        """The state that stands for all of them, for whoever had none of them before."""
+
+    def add(self, version: int, since_us: int, merged: int) -> None:
+        """Take a later change."""
+        self._versions.append(version)
+        self._since_us.append(since_us)
+        self._totals.append(self._totals[-1] + merged)
+
+    def __len__(self) -> int:
+        """Count the changes."""
+        return len(self._versions)
+
+    def latest(self, book: Book, body: Body) -> Latest:
+        """Return the newest state, to be handed to subscriptions."""
+        ticker, since_us, merged = book.market.ticker, self._since_us[0], self._totals[-1]
+        whole = Latest(ticker, book.version, body, since_us, merged)
+        if len(self._versions) == 1:
+            return whole
+        self.whole = whole
+        return Latest(ticker, book.version, body, since_us, merged, self)
+
+    def after(self, version: int) -> tuple[Latest, int]:
+        """Return the state as it stands for the later changes only, and how many of them it has replaced."""
+        whole, first = self.whole, bisect_right(self._versions, version)
+        assert whole is not None, "asked of what was handed out"
+        if first:
+            merged = self._totals[-1] - self._totals[first - 1]
+            whole = Latest(whole.ticker, whole.version, whole.body, self._since_us[first], merged)
+        return whole, len(self._versions) - first - 1
 
 
 @final
@@ -92,8 +125,9 @@ class ConflatingSubscription(Subscription[Latest]):
         floor = self._floors.get(ticker, self._floor) if self._floors else self._floor
         if item.version <= floor:
             return
-        if item.parts and item.parts[0].version <= floor:
-            item = item.after(floor)
+        if item.folded is not None:
+            item, replaced = item.folded.after(floor)
+            self._counters.conflated += replaced
         waiting = self._pending.get(ticker)
         if waiting is None:
             self._pending[ticker] = item

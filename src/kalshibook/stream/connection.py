@@ -136,8 +136,12 @@ class Connection:
 
     def ping(self, on_pong: Callable[[], None]) -> None:
         """Send a ping; what the socket does not take at once goes out by the writer, with its deadline."""
-        self._socket.ping_nowait(on_pong)
-        if self._socket.has_rest:
+        try:
+            self._socket.ping_nowait(on_pong)
+        except Exception as error:  # noqa: BLE001 - raised by the client's own task
+            # Here it would end the heartbeat, and with it the server and everybody in it.
+            self._failure = error
+        if self._socket.has_rest or self._failure is not None:
             self._wake_writer()
 
     def on_no_pong(self) -> None:

@@ -1,9 +1,10 @@
 """
 Heartbeats: one task that pings every connection in turn, and cuts off what does not answer.
 
-With a task, deadlines and a write of its own for each client a ping and its pong cost 285 µs, a third of it
-now: ten thousand idle clients took 29 % of a core. Every ping is due the same time after the last pong, and
-every pong the same time after its ping: two queues, each in the order in which its entries are due.
+A task, two deadlines and a locked write for each ping cost three times as much, and of ten thousand idle
+clients that is a fifth of a core. The first ping is due an interval after the handshake and every other an
+interval after the last pong; a pong is due within its time after the ping: two queues, each in the order
+in which its entries are due.
 """
 
 from collections import deque
@@ -17,6 +18,9 @@ __all__ = ["Beat", "Heartbeat", "Pinged"]
 
 _LEAST_SLEEP_S: Final = 0.02
 """So that the pings of many clients, each due at its own moment, do not wake the task one by one."""
+
+_PINGS_AT_ONCE: Final = 50
+"""Half a millisecond's; clients that came together are due together."""
 
 
 class Pinged(Protocol):
@@ -85,8 +89,12 @@ class Heartbeat:
         """Ping whoever is due, until cancelled."""
         while True:
             now = trio.current_time()
+            pings = 0
             while self._due and self._due[0][0] + self._interval_s <= now:
                 self._ping(self._due.popleft()[1], now)
+                pings += 1
+                if not pings % _PINGS_AT_ONCE:
+                    await trio.lowlevel.checkpoint()
             while self._pinged and self._pinged[0][0] + self._timeout_s <= now:
                 self._judge(*self._pinged.popleft())
             await self._sleep(now)

@@ -53,7 +53,7 @@ class HubStatistics(msgspec.Struct, frozen=True):
     routed: int
     """Items handed to subscriptions."""
     conflated: int
-    """Items replaced by newer ones before they were written."""
+    """Items that newer ones of the same market have replaced, before or after they were handed over."""
     snapshots_resent: int
     """Snapshots ordered in place of deltas that did not fit."""
     overflowed: int
@@ -139,12 +139,15 @@ class Hub:
             if shared.doomed:
                 self._end_doomed()
 
-    def hand_out(self, at_once: int) -> Iterator[None]:
+    def hand_out(self, at_once: int) -> Iterator[int]:
         """
         Hand out the newest states of top of book and ticker, once all batches of a round were delivered.
 
         Args:
             at_once: how many items are handed to subscriptions between two yields, about.
+
+        Yields:
+            How many were handed over since the last time; what waits for clients may be written between.
         """
         return self._publisher.hand_out(at_once)
 

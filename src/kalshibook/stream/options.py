@@ -74,7 +74,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For all clients to be told that the server stops; those that do not listen are then dropped."""
 
     ping_interval_s: float = 10.0
-    """Distance of the pings, whose payload is ``heartbeat``."""
+    """From the handshake to the first ping, and from a pong to the next; its payload is ``heartbeat``."""
 
     pong_timeout_s: float = 20.0
     """For a pong to arrive; then the client is cut."""

@@ -3,15 +3,14 @@ From a change of the store to the subscriptions it concerns: made into an item o
 
 Deltas, trades and lifecycle messages are handed over one by one. Of top of book and ticker only a market's
 newest state counts, so they gather while changes are walked and are handed out at the end: a server that is
-behind then has a state a market to hand to each client, not each change since, and so falls no further
-behind.
+behind then has a state a market to hand to each client, not each change since.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Final, final
 
 from kalshibook.store import Book, Change, Condition, Ladder, Level, top_changed
-from kalshibook.stream.conflating import Latest, Part
+from kalshibook.stream.conflating import Folded, Latest
 from kalshibook.stream.depth import DepthItem
 from kalshibook.stream.encode import delta_tail, notice_opening, notice_tail
 from kalshibook.stream.notices import Notice
@@ -23,6 +22,8 @@ from kalshibook.wire import BookDelta, BookSnapshot, EventFrame, MarketLifecycle
 __all__ = ["Publisher", "depth_item", "is_ticker_news", "is_top_news"]
 
 _COMBO_PREFIX: Final = "KXMVE"
+# Finding who is concerned and making the state takes as long as handing it to so many.
+_COST_OF_A_MARKET: Final = 10
 _TRADE_OPENING: Final = notice_opening("trade")
 _LIFECYCLE: Final = "market_lifecycle_v2"
 _COMBO_LIFECYCLE: Final = "multivariate_market_lifecycle"
@@ -69,25 +70,29 @@ class Publisher:
         for routes in (self._trades, *self._lifecycles.values()):
             self._shared.doomed += routes.all()
 
-    def hand_out(self, at_once: int) -> Iterator[None]:
+    def hand_out(self, at_once: int) -> Iterator[int]:
         """
         Hand out the newest states that have gathered.
 
         Args:
-            at_once: how many items are handed to subscriptions between two yields, about.
+            at_once: how much is done between two yields: an item handed to a subscription counts one, a
+                market of its own ten.
+
+        Yields:
+            How many items were handed to subscriptions since the last time.
         """
-        counters = self._shared.counters
-        handed = 0
+        done = handed = 0
         for states in (self._tops, self._tickers):
             for found, item in states.taken():
                 for subscription in found:
                     subscription.push(item)
-                counters.routed += len(found)
-                counters.conflated += max(len(item.parts) - 1, 0) * len(found)
                 handed += len(found)
-                if handed >= at_once:
-                    handed = 0
-                    yield
+                done += len(found) + _COST_OF_A_MARKET
+                if done >= at_once:
+                    self._shared.counters.routed += handed
+                    yield handed
+                    done = handed = 0
+        self._shared.counters.routed += handed
 
     def _hand(self, found: Collection[AnySubscription], item: DepthItem | Notice | None) -> None:
         if item is not None:
@@ -122,40 +127,30 @@ class _NewestStates:
         if not self._routes or not self._routes.find(ticker) or not self._is_news(change):
             return
         new = change.new
-        part = Part(new.version, now_us, change.merged)
         held = self._held.get(ticker)
         if held is None:
-            self._held[ticker] = _State(new, part)
+            self._held[ticker] = _State(new, Folded(new.version, now_us, change.merged))
         else:
             held.book = new
-            held.parts.append(part)
+            held.folded.add(new.version, now_us, change.merged)
 
     def taken(self) -> Iterator[tuple[Collection[AnySubscription], Latest]]:
-        """Take the states out, each with whom it is for."""
+        """Take the states out, each with whom it is for: perhaps nobody any more."""
         held, self._held = self._held, {}
         for ticker, state in held.items():
             # Asked again: while others were handed out, clients may have come or gone.
-            if found := self._routes.find(ticker):
-                yield found, state.latest(self._bodies)
+            found = self._routes.find(ticker)
+            yield found, state.folded.latest(state.book, self._bodies.of(state.book))
 
 
 class _State:
     """Of one market."""
 
-    __slots__ = ("book", "parts")
+    __slots__ = ("book", "folded")
 
-    def __init__(self, book: Book, part: Part) -> None:
+    def __init__(self, book: Book, folded: Folded) -> None:
         self.book = book
-        self.parts = [part]
-
-    def latest(self, bodies: Bodies) -> Latest:
-        """Return it as it is handed to subscriptions."""
-        book, parts = self.book, self.parts
-        first, ticker, body = parts[0], book.market.ticker, bodies.of(book)
-        if len(parts) == 1:
-            return Latest(ticker, book.version, body, first.since_us, first.merged)
-        merged = sum(part.merged for part in parts)
-        return Latest(ticker, book.version, body, first.since_us, merged, parts)
+        self.folded = folded
 
 
 def depth_item(change: Change, *, yes_scale: bool) -> DepthItem | None:
