@@ -133,6 +133,38 @@ def test_reading_goes_on_where_it_ended(broker: EmbeddedBroker, dsn: str) -> Non
     assert 300 == count(dsn, "orderbook_deltas")
 
 
+def test_it_notes_how_far_each_partition_reaches(broker: EmbeddedBroker, dsn: str) -> None:
+    """By the notices that a gatherer gives to each; the one that is furthest behind counts."""
+    times = iter([START_US, *[START_US + 5_000_000] * 10])
+    with Publisher(str(broker), source="gatherer-1", clock_us=lambda: next(times)) as publisher:
+        publisher.notify("alive", interval_ms=1_000)
+        publisher.notify("stale", reason="diverged", market_ticker="KXFROG-T1")
+    with Running(broker, options(dsn)):
+        wait_for(lambda: count(dsn, "reaches") == 4)
+        wait_for(lambda: query(dsn, "SELECT max(received_us) FROM reaches") == [(START_US + 5_000_000,)])
+
+    assert [(START_US, 3), (START_US + 5_000_000, 1)] == query(
+        dsn, "SELECT received_us, count(*) FROM reaches GROUP BY 1 ORDER BY 1"
+    )
+    assert [("gatherer-1", START_US)] == query(
+        dsn, "SELECT name, reach_us FROM source_reaches JOIN sources USING (source_id)"
+    )
+
+
+def test_a_topic_that_was_renamed_holds_nothing_back(dsn: str) -> None:
+    """Of several topics and groups the one that is furthest on counts."""
+    with psycopg.connect(dsn) as connection:
+        connection.execute("INSERT INTO sources (name) VALUES ('gatherer-1')")
+        for reader, subject, reach in (
+            *(("kafka:g", "old/0", 10), ("kafka:g", "old/1", 11)),
+            *(("kafka:g", "new/0", 21), ("kafka:g", "new/1", 20)),
+            ("kafka:former", "new/0", 15),
+        ):
+            connection.execute("INSERT INTO reaches VALUES (%s, %s, 1, %s)", [reader, subject, reach])
+
+    assert [(1, 20)] == query(dsn, "SELECT * FROM source_reaches")
+
+
 def test_what_cannot_be_read_is_kept(broker: EmbeddedBroker, dsn: str) -> None:
     """A record that is no envelope becomes a dead letter with its place, and reading goes on."""
     producer = Producer({"bootstrap.servers": str(broker)})

@@ -1,5 +1,6 @@
 """Coverage: what at least one subscription watched without a doubt is complete, and nothing else is."""
 
+from collections.abc import Hashable
 from itertools import pairwise
 
 from hypothesis import given, strategies as st
@@ -69,6 +70,38 @@ def test_a_gap_without_a_beginning_begins_a_minute_earlier() -> None:
     assert found.doubted("a1", 40 * SECOND_US)
     assert not found.doubted("a1", 39 * SECOND_US)
     assert found.doubted("a1", 10**15), "no snapshot has ended it"
+
+
+def moved(old_end_s: int, *gaps: Gap, new_source: str = "a", back_s: int | None = None) -> Coverage:
+    """Return that of a market which a source sees on one subscription, and from second 200 on another."""
+    times = [("a1", 10), ("a2", 200)] + ([] if back_s is None else [("a1", back_s)])
+    snapshots = [Seen(stream, second * SECOND_US, second * SECOND_US + 5) for stream, second in times]
+    streams: dict[Hashable, tuple[str, int]] = {
+        "a1": ("a", old_end_s * SECOND_US),
+        "a2": (new_source, 400 * SECOND_US),
+    }
+    return coverage_of(snapshots, streams, gaps)
+
+
+def test_a_market_that_moved_is_not_watched_where_it_was() -> None:
+    """Its old subscription goes on without it, so what nobody saw between the two is not called complete."""
+    assert [(140, 200)] == spans(moved(300), 10, 390)
+    assert "moved" in moved(300).lost(10 * SECOND_US, 390 * SECOND_US)[0].reason
+    assert [(140, 200)] == spans(moved(300, back_s=250), 10, 390)
+    assert not moved(300, back_s=250).doubted("a1", 260 * SECOND_US)
+
+
+def test_another_source_and_a_connection_that_ended_are_no_move() -> None:
+    """Two sources follow a market both; and what ends with its connection was watched until then."""
+    assert [] == spans(moved(300, new_source="b"), 10, 390)
+    assert [(188, 200)] == spans(moved(190), 10, 390)
+
+
+def test_a_subscription_that_was_lost_did_not_move() -> None:
+    """The gap says exactly when it was; no minute before it is doubted."""
+    gap = Gap("g", ("a1",), 195 * SECOND_US, 196 * SECOND_US)
+
+    assert [(193, 200)] == spans(moved(300, gap), 10, 390)
 
 
 def test_a_doubt_concerns_its_own_subscription() -> None:

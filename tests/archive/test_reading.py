@@ -9,12 +9,14 @@ import pytest
 
 from kalshibook.archive.describing import Description, describe_markets
 from kalshibook.archive.export import Exporter
+from kalshibook.archive.gaps import SLACK_US
 from kalshibook.archive.migrate import migrate
 from kalshibook.archive.parquet import HOUR_US
 from kalshibook.archive.reading import open_archive
 from kalshibook.archive.reading_database import DatabaseArchive
 from kalshibook.archive.reading_parquet import ParquetArchive
 from kalshibook.archive.rebuild import book_from
+from kalshibook.archive.rows import SnapshotRow
 from kalshibook.archive.targets import Folder
 from kalshibook.errors import ArchiveError
 from kalshibook.store import Condition
@@ -41,6 +43,38 @@ def test_a_row_that_grew_counts_once_beside_one_without_a_time(
         found.append(sorted((one.at_us, one.price, one.change, one.count) for one in changes))
 
     assert [(NOW_US, 4_000, 100, 1), (NOW_US + 10, 4_000, 300, 1)] == found[0] == found[1]
+
+
+def test_a_partition_that_lags_bounds_what_was_watched(new_archive: MakeArchive, tmp_path: Path) -> None:
+    """Rows of the other partitions do not say that its markets were stored so far; it is made good."""
+    stage = Stage(new_archive)
+    book = SnapshotRow(*("a", "a.c1", 1, 1, NOW_US, NOW_US, "KXA-1", 1, 2), (4_000,), (100,), (), ())
+    last = delta("a", 2, change(4_000, 100, NOW_US + 60_000_000, ticker="KXB-1"))
+    stage.store(book, last._replace(received_us=NOW_US + 60_000_000))
+
+    def ends(seconds: int) -> list[int]:
+        """Let the second partition come so far, and return where the watch of KXA-1 ends, by archive."""
+        with psycopg.connect(stage.sources["a"]) as connection:
+            for partition, reach_us in ((0, NOW_US + 61_000_000), (1, NOW_US + seconds * 1_000_000)):
+                connection.execute(
+                    "INSERT INTO reaches (reader, subject, source_id, received_us)"
+                    " SELECT 'kafka:g', %s, source_id, %s FROM sources"
+                    " ON CONFLICT (reader, subject, source_id) DO UPDATE SET"
+                    " received_us = excluded.received_us, xid = pg_current_xact_id(),"
+                    " ingest = nextval('ingest_order')",
+                    [f"t/{partition}", reach_us],
+                )
+        stage.merge()
+        Exporter(stage.production, Folder(tmp_path), settle_s=0).run()
+        found = []
+        for address in (stage.sources["a"], stage.production, str(tmp_path)):
+            with open_archive(address) as archive:
+                (watch,) = archive.coverage("KXA-1", NOW_US, NOW_US + 60_000_000).watches
+            found.append(watch.until_us - NOW_US)
+        return found
+
+    assert [10_000_000 - SLACK_US] * 3 == ends(10)
+    assert [60_000_000 - SLACK_US] * 3 == ends(61)
 
 
 def test_from_databases_and_files(new_archive: MakeArchive, tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ from kalshibook.archive.entries import Counts, Entry
 from kalshibook.archive.minutes import MinuteBooks
 from kalshibook.archive.options import ArchiveOptions
 from kalshibook.archive.rows import Place, gap_row, rows_of
-from kalshibook.archive.storing import BatchStore, CursorKey
+from kalshibook.archive.storing import BatchStore, CursorKey, ReachKey
 from kalshibook.errors import FeedError, WireError
 from kalshibook.feeds import KafkaOptions
 from kalshibook.feeds.link import connection_settings
 from kalshibook.store import Arrival
-from kalshibook.wire import decode_envelope, read_frame
+from kalshibook.wire import GathererNotice, decode_envelope, read_frame
 from kalshibook.wire.gaps import decode_gap
 
 __all__ = ["ConsumerStatistics", "KafkaArchiver"]
@@ -60,6 +60,9 @@ class _Pending(NamedTuple):
     """The partition, or empty for a book of ours."""
     next_offset: int
     entry: Entry | None
+    source: str = ""
+    reached_us: int | None = None
+    """When a notice of this source was published: what it received before is stored with it, or was."""
 
 
 @final
@@ -196,23 +199,25 @@ class KafkaArchiver:
                 topic, partition, offset, None if kind == TIMESTAMP_NOT_AVAILABLE else kafka_ms * 1_000
             )
             value = message.value()
-            entry = None
-            if value is not None:
-                read = self._ledger_entry if topic == self._options.gaps_topic else self._entry
-                entry = read(value, place, consumed_us)
-            self._add(_Pending(f"{topic}/{partition}", offset + 1, entry))
+            pending = _Pending(f"{topic}/{partition}", offset + 1, None)
+            if value is not None and topic == self._options.gaps_topic:
+                pending = pending._replace(entry=self._ledger_entry(value, place))
+            elif value is not None:
+                pending = self._read(value, place, consumed_us, pending)
+            self._add(pending)
 
-    def _entry(self, value: bytes, place: Place, consumed_us: int) -> Entry | None:
+    def _read(self, value: bytes, place: Place, consumed_us: int, pending: _Pending) -> _Pending:
         try:
             envelope = decode_envelope(value)
             event = read_frame(envelope.payload, "$.payload")
             rows = rows_of(envelope, event, place)
         except WireError as error:
-            return self._refused(value, place, consumed_us, str(error))
+            return pending._replace(entry=self._refused(value, place, consumed_us, str(error)))
         except Exception as error:  # noqa: BLE001 - see below
             # Whatever a record contains, it must not end the reading: it would be read again for ever.
             _log.exception("decoding %s", place)
-            return self._refused(value, place, consumed_us, f"{type(error).__name__}: {error}")
+            reason = f"{type(error).__name__}: {error}"
+            return pending._replace(entry=self._refused(value, place, consumed_us, reason))
         if self._books is not None:
             arrival = Arrival.of(
                 envelope,
@@ -222,7 +227,9 @@ class KafkaArchiver:
                 consumed_us=consumed_us,
             )
             self._books.apply(event, arrival)
-        return Entry(str(place), value, rows) if rows else None
+        if type(event) is GathererNotice:
+            return pending._replace(source=envelope.source, reached_us=envelope.published_us)
+        return pending._replace(entry=Entry(str(place), value, rows)) if rows else pending
 
     def _refused(self, value: bytes, place: Place, consumed_us: int, reason: str) -> Entry:
         if self._books is not None:
@@ -238,7 +245,7 @@ class KafkaArchiver:
         return Entry(str(place), value, refused=reason)
 
     @staticmethod
-    def _ledger_entry(value: bytes, place: Place, _: int) -> Entry:
+    def _ledger_entry(value: bytes, place: Place) -> Entry:
         try:
             return Entry(str(place), value, (gap_row(decode_gap(value)),))
         except WireError as error:
@@ -272,10 +279,14 @@ class KafkaArchiver:
     def _try(self) -> None:
         pending = self._pending
         cursors: dict[CursorKey, int] = {}
+        reaches: dict[ReachKey, int] = {}
         for one in pending:
             if one.subject:
                 cursors[CursorKey(self._reader, one.subject)] = one.next_offset
-        self._rows += self._store.store([one.entry for one in pending if one.entry is not None], cursors)
+            if one.reached_us is not None:
+                reaches[ReachKey(self._reader, one.subject, one.source)] = one.reached_us
+        entries = [one.entry for one in pending if one.entry is not None]
+        self._rows += self._store.store(entries, cursors, reaches)
         self._pending = []
         self._commit(cursors)
 

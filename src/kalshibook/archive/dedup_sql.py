@@ -379,6 +379,20 @@ _GAPS: Final = f"""
     SELECT count(*), 0 FROM done
 """
 
+_REACHES: Final = f"""
+    WITH done AS (
+        INSERT INTO reaches AS known (reader, subject, source_id, received_us)
+        SELECT s.reader, s.subject, p.source_id, max(s.received_us)
+        FROM staged_reaches AS s {_SOURCES}
+        GROUP BY s.reader, s.subject, p.source_id
+        ON CONFLICT (reader, subject, source_id) DO UPDATE SET
+            received_us = excluded.received_us, ingest = nextval('ingest_order'), xid = pg_current_xact_id()
+        WHERE known.received_us < excluded.received_us
+        RETURNING 1
+    )
+    SELECT count(*), 0 FROM done
+"""
+
 # The last frame before what is missing, of the same subscription; its own index finds it. What is lost
 # with a whole connection began after the last frame of any of its subscriptions.
 _SINCE: Final = """(
@@ -517,5 +531,14 @@ MERGES: Final = (
         _LIFECYCLES,
         _EXCHANGE_AT,
     ),
+    Merge(
+        "reaches",
+        {"reader": "text", "subject": "text", "source_id": "smallint", "received_us": "bigint"},
+        _REACHES,
+        None,
+    ),
 )
-"""In the order in which they are merged: gaps first, so that no book is called live for want of its gap."""
+"""
+In the order in which they are merged: gaps first, so that no book is called live for want of its gap, and
+last how far all that came before it reaches.
+"""

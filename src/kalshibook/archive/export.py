@@ -331,8 +331,9 @@ _LOOKUPS: Final = {
             GROUP BY g.connection_id
         )
         SELECT stream_id, t.sid, t.connection_id, c.name AS connection, c.source_id, s.name AS source,
-            t.first_us, least(t.last_us, w.since_us - 1) AS last_us
+            t.first_us, least(t.last_us, w.since_us - 1, r.reach_us) AS last_us
         FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+        LEFT JOIN source_reaches AS r USING (source_id)
         LEFT JOIN (
             SELECT connection_id, min(since_us) AS since_us FROM waiting GROUP BY connection_id
         ) AS w USING (connection_id)

@@ -3,8 +3,9 @@ Whether a market is complete in a stretch of time, and where it is not. Pure.
 
 A source has *watched* a market from the first snapshot on a subscription until the last frame that
 came on its connection. It is *in doubt* from the last frame before a gap until the market's next
-snapshot on that subscription. What at least one source watched without a doubt is complete; what
-remains is lost, or not known yet.
+snapshot on that subscription, and so it is from a minute before the market came to another subscription
+of the same source: a source follows a market once, so it had been taken off. What at least one source
+watched without a doubt is complete; what remains is lost, or not known yet.
 
 Completeness is said per subscription, never piece by piece within one: if two sources have each
 lost a part of the same millisecond, no rule could tell whether the parts make a whole.
@@ -19,7 +20,8 @@ __all__ = ["SLACK_US", "Coverage", "Doubt", "Gap", "Lost", "Seen", "Watch", "cov
 
 ENDLESS_US: Final = 2**62
 _MARGIN_US: Final = 60_000_000
-"""How far before its detection a gap is taken to begin where nothing says when."""
+"""How far before its detection a gap, or a move, is taken to begin where nothing says when."""
+_MOVED: Final = "moved to another subscription"
 SLACK_US: Final = 2_000_000
 """
 How long before a receipt the exchange's time of a frame that did not come may lie: the way from the
@@ -135,24 +137,34 @@ def coverage_of(
         streams: subscription to its source and the last receipt on its connection.
         gaps: of the ledger, those that concern the market.
     """
-    first: dict[Hashable, int] = {}
+    first: dict[Hashable, Seen] = {}
     for seen in snapshots:
-        first[seen.stream] = min(seen.at_us, first.get(seen.stream, seen.at_us))
+        if seen.stream in streams:
+            first[seen.stream] = min(seen, first.get(seen.stream, seen), key=lambda one: one.at_us)
     watches = [
-        Watch(stream, streams[stream][0], from_us, streams[stream][1] - SLACK_US)
-        for stream, from_us in first.items()
-        if stream in streams
+        Watch(stream, streams[stream][0], seen.at_us, streams[stream][1] - SLACK_US)
+        for stream, seen in first.items()
     ]
+
+    def doubt(stream: Hashable, since_us: int, detected_us: int, reason: str) -> Doubt:
+        healing = (
+            seen.at_us for seen in snapshots if seen.stream == stream and seen.received_us >= detected_us
+        )
+        return Doubt(stream, since_us, min(healing, default=ENDLESS_US), reason)
+
     doubts: list[Doubt] = []
     for gap in gaps:
         since_us = gap.detected_us - _MARGIN_US if gap.since_us is None else gap.since_us - SLACK_US
-        for stream in gap.streams:
-            healing = (
-                seen.at_us
-                for seen in snapshots
-                if seen.stream == stream and seen.received_us >= gap.detected_us
-            )
-            doubts.append(Doubt(stream, since_us, min(healing, default=ENDLESS_US), gap.gap_id))
+        doubts += (doubt(stream, since_us, gap.detected_us, gap.gap_id) for stream in gap.streams)
+    # A connection that had ended by then is none that the market was moved from; its watch ends with it.
+    doubts += [
+        doubt(old.stream, new.at_us - _MARGIN_US, new.received_us, _MOVED)
+        for new in first.values()
+        for old in first.values()
+        if streams[old.stream][0] == streams[new.stream][0]
+        and old.received_us < new.received_us < streams[old.stream][1]
+        and not any(one.stream == old.stream and one.from_us <= new.at_us < one.until_us for one in doubts)
+    ]
     known_until_us = max((last_us - SLACK_US for _, last_us in streams.values()), default=0)
     return Coverage(tuple(watches), tuple(doubts), known_until_us)
 

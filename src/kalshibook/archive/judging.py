@@ -271,8 +271,10 @@ _SEEN: Final = """
         AND received_at <= timestamptz 'epoch' + %s * interval '1 microsecond'
 """
 _STREAMS: Final = """
-    SELECT t.connection_id, t.sid, s.name, max(t.last_us) OVER (PARTITION BY t.connection_id)
+    SELECT t.connection_id, t.sid, s.name,
+        least(max(t.last_us) OVER (PARTITION BY t.connection_id), r.reach_us)
     FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+    LEFT JOIN source_reaches AS r USING (source_id)
 """
 _OVERLAPPING: Final = """
     SELECT gap_id, connection_id, sid, since_us, detected_us, tickers FROM gaps
@@ -282,8 +284,9 @@ _OVERLAPPING: Final = """
 _ANOTHER: Final = """
     SELECT EXISTS (
         SELECT FROM (
-            SELECT c.source_id, min(t.first_us) AS first_us, max(t.last_us) AS last_us
+            SELECT c.source_id, min(t.first_us) AS first_us, least(max(t.last_us), min(r.reach_us)) AS last_us
             FROM streams AS t JOIN connections AS c USING (connection_id)
+            LEFT JOIN source_reaches AS r USING (source_id)
             GROUP BY c.source_id, c.connection_id
         ) AS there
         WHERE there.source_id <> %s AND there.first_us <= %s AND there.last_us >= %s

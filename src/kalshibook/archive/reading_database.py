@@ -236,8 +236,10 @@ _PRODUCTION: Final = {
         GROUP BY t.side, t.price
     """,
     "streams": """
-        SELECT t.connection_id, t.sid, s.name, max(t.last_us) OVER (PARTITION BY t.connection_id)
+        SELECT t.connection_id, t.sid, s.name,
+            least(max(t.last_us) OVER (PARTITION BY t.connection_id), r.reach_us)
         FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+        LEFT JOIN source_reaches AS r USING (source_id)
     """,
     "gaps": f"""
         SELECT t.gap_id, t.connection_id, t.sid, t.since_us, t.detected_us FROM gaps AS t
@@ -274,7 +276,8 @@ _LOCAL: Final = {
         GROUP BY side, price
     """,
     "streams": """
-        SELECT f.connection_id, f.sid, s.name, max(f.last_us) OVER (PARTITION BY f.connection_id)
+        SELECT f.connection_id, f.sid, s.name,
+            least(max(f.last_us) OVER (PARTITION BY f.connection_id), r.reach_us)
         FROM (
             SELECT connection_id, sid, max(received_us) AS last_us
             FROM (
@@ -286,6 +289,7 @@ _LOCAL: Final = {
                 timestamptz 'epoch' + (%(from)s::bigint - 86400000000) * interval '1 microsecond'
             GROUP BY connection_id, sid
         ) AS f JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+        LEFT JOIN source_reaches AS r USING (source_id)
     """,
     "gaps": f"""
         SELECT t.gap_id, t.connection_id, t.sid, NULL::bigint, t.detected_us FROM gaps AS t

@@ -20,7 +20,7 @@ from kalshibook.archive.rows import GapRow
 from kalshibook.archive.splitting import RowRefused, split
 from kalshibook.archive.tables import COPY_END, COPY_START, TABLE_OF, TABLES, Table, partition_us
 
-__all__ = ["BatchStore", "CursorKey"]
+__all__ = ["BatchStore", "CursorKey", "ReachKey"]
 
 _STAGED_BATCHES: Final = 50
 """For how many batches after a duplicate rows are staged at once."""
@@ -68,11 +68,28 @@ SET position = excluded.position, updated_at = now() WHERE known.position < excl
 """
 
 
+_REACH: Final = """
+INSERT INTO reaches AS known (reader, subject, source_id, received_us)
+SELECT * FROM unnest(%s::text[], %s::text[], %s::smallint[], %s::bigint[])
+ON CONFLICT (reader, subject, source_id) DO UPDATE SET
+    received_us = excluded.received_us, ingest = nextval('ingest_order'), xid = pg_current_xact_id()
+WHERE known.received_us < excluded.received_us
+"""
+
+
 class CursorKey(NamedTuple):
     """A row of `cursors`."""
 
     reader: str
     subject: str
+
+
+class ReachKey(NamedTuple):
+    """A row of `reaches`."""
+
+    reader: str
+    subject: str
+    source: str
 
 
 class _Letter(NamedTuple):
@@ -88,6 +105,7 @@ class _Batch(NamedTuple):
     parts: dict[str, list[tuple[Any, Entry]]]
     """By table: the encoded row, and the message it is of."""
     letters: list[_Letter]
+    reaches: list[tuple[str, str, int, int]]
 
 
 @final
@@ -107,13 +125,19 @@ class BatchStore:
         # What was sent before a crash may be stored.
         self._stage_for = _STAGED_BATCHES
 
-    def store(self, entries: Sequence[Entry], cursors: Mapping[CursorKey, int] | None = None) -> Counts:
+    def store(
+        self,
+        entries: Sequence[Entry],
+        cursors: Mapping[CursorKey, int] | None = None,
+        reaches: Mapping[ReachKey, int] | None = None,
+    ) -> Counts:
         """
         Store a batch: all of it, in one transaction, or nothing.
 
         Args:
             entries: in their order.
             cursors: positions that move with it; they never move back.
+            reaches: up to when it is known what a source has received; neither do these.
 
         Raises:
             DatabaseDown: nothing is stored; try again.
@@ -122,7 +146,7 @@ class BatchStore:
         for _ in range(_TRIES):
             connection, lookup = self._open()
             try:
-                batch = self._prepared(entries, lookup)
+                batch = self._prepared(entries, lookup, reaches or {})
                 with connection.transaction():
                     counts = self._store(connection, batch, cursors or {})
             except PartitionGone:
@@ -187,9 +211,13 @@ class BatchStore:
             self.close()
             raise
 
-    def _prepared(self, entries: Sequence[Entry], lookup: Lookup) -> _Batch:
+    def _prepared(self, entries: Sequence[Entry], lookup: Lookup, reaches: Mapping[ReachKey, int]) -> _Batch:
         now_us, taken = self._clock_us(), 0
-        batch = _Batch(0, {}, [])
+        batch = _Batch(0, {}, [], [])
+        # In one order, as cursors.
+        for (reader, subject, source), reached_us in sorted(reaches.items()):
+            source_id, _ = lookup.numbers(source, None)
+            batch.reaches.append((reader, subject, source_id, reached_us))
         for entry in entries:
             if entry.refused is not None:
                 taken += 1
@@ -230,6 +258,8 @@ class BatchStore:
         kept = sum(_keep(connection, letter) for letter in letters)
         for key, position in sorted(cursors.items()):
             run(connection, _MOVE, [*key, position])
+        if batch.reaches:
+            run(connection, _REACH, [list(column) for column in zip(*batch.reaches, strict=True)])
         return Counts(batch.taken, stored, batch.taken - stored - kept, kept)
 
     def _learn(self, counts: Counts) -> None:
