@@ -474,39 +474,6 @@ async def test_a_ping_that_fails_ends_one_client_only(
 
 
 @pytest.mark.trio
-async def test_newest_states_are_written_piece_by_piece(
-    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However many markets change at once, what waits for a client that reads is a part of them."""
-    monkeypatch.setattr("kalshibook.stream.listener._ROUTED_AT_ONCE", 50)
-    monkeypatch.setattr("kalshibook.stream.listener._HANDED_AT_ONCE", 110)
-    async with staged(ping_interval_s=NEVER, gather_ms=0) as stage:
-        tickers = [f"KXFROG-{number}" for number in range(1_000)]
-        for ticker in tickers:
-            stage.script.snapshot({4_000: 100}, {}, ticker=ticker)
-        client = stage.client()
-        await client.handshake()
-        await client.command(1, "subscribe", channels=["top_of_book"])
-        for _ in range(1_001):
-            await client.frame()
-        waiting: list[int] = []
-        real = Client.take
-
-        def take(self: Client, limit_bytes: int, now_us: int) -> bytes:
-            waiting.append(self.backlog)
-            return real(self, limit_bytes, now_us)
-
-        monkeypatch.setattr(Client, "take", take)
-        for ticker in tickers:
-            stage.script.delta("yes", 4_000, 1, ticker=ticker)
-        heard = [(await client.frame()).json["msg"]["market_ticker"] for _ in tickers]
-
-    assert tickers == heard
-    assert 50 == waiting[0]
-    assert max(waiting) < len(tickers) // 2
-
-
-@pytest.mark.trio
 async def test_a_stop_is_not_held_up(autojump_clock: MockClock) -> None:
     """Clients that read are told 1001; one that does not read is dropped; all within the stop timeout."""
     async with trio.open_nursery() as nursery:

@@ -12,6 +12,7 @@ import trio
 from kalshibook.errors import SettingsError
 from kalshibook.store import BookStore
 from kalshibook.stream import listener
+from kalshibook.stream.hub import Client
 from kalshibook.stream.listener import StreamServer, refuse
 from kalshibook.stream.options import StreamOptions
 from kalshibook.stream.socket import Handshake
@@ -181,6 +182,41 @@ async def test_a_stuck_client_harms_itself_only(clients: Clients) -> None:
         assert 2 == server.statistics().open
         assert 300 * 20 < server.statistics().hub.conflated
         assert server.statistics().hub.waiting <= 300 + 5
+
+
+@pytest.mark.trio
+async def test_newest_states_are_written_piece_by_piece(
+    clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many markets change at once, what waits for a client that reads is a part of them."""
+    monkeypatch.setattr(listener, "_ROUTED_AT_ONCE", 50)
+    monkeypatch.setattr(listener, "_HANDED_AT_ONCE", 110)
+    store = BookStore()
+    script = Script(store)
+    tickers = [f"KXFROG-{number}" for number in range(1_000)]
+    for ticker in tickers:
+        script.snapshot({4_000: 100}, {}, ticker=ticker)
+
+    async with serving(store) as server:
+        client = await clients.open(server)
+        await client.command(1, "subscribe", channels=["top_of_book"])
+        for _ in range(1_001):
+            await client.frame()
+        waiting: list[int] = []
+        real = Client.take
+
+        def take(self: Client, limit_bytes: int, now_us: int) -> bytes:
+            waiting.append(self.backlog)
+            return real(self, limit_bytes, now_us)
+
+        monkeypatch.setattr(Client, "take", take)
+        for ticker in tickers:
+            script.delta("yes", 4_000, 1, ticker=ticker)
+        with trio.fail_after(30):
+            heard = [(await client.frame()).json["msg"]["market_ticker"] for _ in tickers]
+
+    assert tickers == heard
+    assert 50 == max(waiting)
 
 
 @pytest.mark.trio
