@@ -12,10 +12,13 @@ import trio
 from kalshibook.collecting import served_collector
 from kalshibook.feeds import EmbeddedBroker, KafkaFeed, KafkaOptions
 from kalshibook.gather.gatherer import Gatherer
+from kalshibook.gather.ledger import GapLedger
 from kalshibook.gather.options import GatherOptions
+from kalshibook.gather.session import BOOKS_CHANNEL
 from kalshibook.simulator.options import SimulatorOptions
 from kalshibook.simulator.server import SimulatedExchange
 from kalshibook.store import BookStore
+from kalshibook.wire import GapRecord
 from perf.clients.worker import answer_commands, resident_bytes, settings
 
 _LOOK_S: Final = 0.002
@@ -99,13 +102,13 @@ async def socket_campaign(changes: int, faults: int, seed: int) -> dict[str, Any
                     await trio.sleep(_LOOK_S)
                 with trio.move_on_after(_WAIT_S):
                     # A book may be right again before the ledger hears of it.
-                    while _differing(store, exchange) or gatherer.ledger.counts().open:
+                    while _differing(store, exchange) or _curable(gatherer.ledger):
                         exchange.step(1)
                         await trio.sleep(0.05)
                 differing = _differing(store, exchange)
                 counts = gatherer.incidents.counts()
                 frames = gatherer.router.statistics().routed
-                ledger = gatherer.ledger.counts()
+                curable, ledger = _curable(gatherer.ledger), gatherer.ledger.counts()
         await trio.to_thread.run_sync(feed.stop)
         done = [fault for fault in exchange.faults if fault.exposed_us is not None]
     return {
@@ -113,9 +116,19 @@ async def socket_campaign(changes: int, faults: int, seed: int) -> dict[str, Any
         "faults": len(done),
         "incidents": {kind: count for kind, count in counts.items() if count},
         "gaps": ledger.found,
-        "open": ledger.open,
+        "open": [f"{gap.id} {gap.channel} {gap.cause}" for gap in curable],
+        "lost": ledger.open - len(curable),
         "differing": differing,
     }
+
+
+def _curable(ledger: GapLedger) -> list[GapRecord]:
+    """Return the open gaps that are not to stay: what is lost of trades no snapshot brings back."""
+    return [
+        gap
+        for gap in ledger.recent(1_000)
+        if gap.healed_us is None and (gap.channel == BOOKS_CHANNEL or gap.cause != "gap")
+    ]
 
 
 def _differing(store: BookStore, exchange: SimulatedExchange) -> list[str]:

@@ -102,7 +102,11 @@ def _socket_checks(sockets: dict[str, Any]) -> tuple[Check, ...]:
             not sockets["differing"],
             ", ".join(sockets["differing"][:5]),
         ),
-        Check("over sockets: no gap left open", not sockets["open"], str(sockets["incidents"])),
+        Check(
+            "over sockets: no gap left open, but for what is lost of trades",
+            not sockets["open"],
+            f"{', '.join(sockets['open'])} {sockets['lost']} lost for good".strip(),
+        ),
     )
 
 
