@@ -123,10 +123,11 @@ def _save_part(writer: SnapshotWriter, part: int) -> None:
     """Save so many books of a round, and never come to its checkpoint: what a kill leaves."""
     produce, left = writer._produce, [part]
 
-    def produce_some(key: str, value: bytes | None) -> None:
+    def produce_some(key: str, value: bytes | None, deadline_s: float) -> bool:
         if left[0] and not key.startswith("#"):
             left[0] -= 1
-            produce(key, value)
+            return produce(key, value, deadline_s)
+        return True
 
     writer._produce = produce_some  # type: ignore[method-assign]
     writer.save()
