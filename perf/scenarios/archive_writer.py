@@ -51,7 +51,7 @@ def run(context: Context) -> ScenarioResult:
         server = PostgresServer(folder, fsync="on", shared_buffers="256MB", max_wal_size="4GB")
     except DatabaseUnavailable as missing:
         return ScenarioResult(name="archive-writer", title=title, notes=(f"Not measured: {missing}",))
-    count, seconds = (50_000, 5) if context.quick else (200_000, 30)
+    count, seconds = (50_000, 5) if context.quick else (200_000, 20)
     with server:
         described = server.described
         entries = _entries(count, context.seed)

@@ -146,7 +146,7 @@ def _wait_for_frames(gatherer: Worker) -> None:
 
 
 def _latency(context: Context) -> dict[str, Any]:
-    seconds, rate, markets = (3.0, 500, 100) if context.quick else (20.0, 1_000, 100)
+    seconds, rate, markets = (3.0, 500, 100) if context.quick else (12.0, 1_000, 100)
     context.step("gather: latency from the exchange to a client")
     with ExitStack() as stack:
         settings = {"markets": markets, "short_lived": 0, "messages_per_second": rate}
@@ -219,7 +219,7 @@ def _socket_campaign(context: Context) -> dict[str, Any]:
 
 def _campaign(context: Context) -> tuple[Findings, float]:
     # A minute of CPU time a million: ten of them are for the long run.
-    millions = 1 if context.quick else 10 if context.soak else 2
+    millions = 10 if context.soak else 1
     text = f"gather: campaign of {millions},000,000 messages"
     messages, faults = millions * 1_000_000 // _CAMPAIGNS, millions * 100 // _CAMPAIGNS
     start = time.perf_counter()

@@ -21,7 +21,7 @@ _RECEIVE_BUFFER: Final = 4_096
 
 def run(context: Context) -> ScenarioResult:
     """Run the same load without and with the slow clients, twice in turn."""
-    duration = 4.0 if context.quick else 12.0
+    duration = 4.0 if context.quick else 10.0
     load = LoadSettings(seed=context.seed, top_share=1.0, pareto=None)
     found: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
     for slow in (False, True) if context.quick else (False, True, False, True):
