@@ -32,8 +32,9 @@ __all__ = ["KafkaSink", "consumer_settings", "producer_settings"]
 _log = logging.getLogger(__name__)
 
 _IDLE_S: Final = 0.02
-_COLLECT_S: Final = 0.002
 """How long the thread waits for a frame before it takes delivery reports."""
+_COLLECT_S: Final = 0.002
+"""How long a frame waits for others."""
 
 _CHECK_S: Final = 10.0
 

@@ -60,10 +60,6 @@ class Folded:
         self._since_us.append(since_us)
         self._totals.append(self._totals[-1] + merged)
 
-    def __len__(self) -> int:
-        """Count the changes."""
-        return len(self._versions)
-
     def latest(self, book: Book, body: Body) -> Latest:
         """Return the newest state, to be handed to subscriptions."""
         ticker, since_us, merged = book.market.ticker, self._since_us[0], self._totals[-1]
