@@ -8,7 +8,7 @@ from perf.clients.load import LoadSettings
 from perf.clients.worker import Worker
 from perf.result import Check
 
-__all__ = ["Stage", "client_checks", "per_unit_us", "staged"]
+__all__ = ["Stage", "all_read", "client_checks", "per_unit_us", "staged"]
 
 _TOPIC: Final = "market-data-all"
 
@@ -104,6 +104,14 @@ def staged(load: LoadSettings, *, late: bool = False, apache: bool = False, **se
             stage.settle()
             process.ask("set_aside")
         yield stage
+
+
+def all_read(sockets: Worker) -> dict[str, Any]:
+    """Return the counts of clients that were told to read, once they have read all that was written."""
+    sockets.hear()
+    # A server that is far behind may have been silent for longer than the clients waited.
+    counts: dict[str, Any] = sockets.ask("read", quiet=0.5)
+    return counts
 
 
 def client_checks(sockets: Worker, stage: Stage, expected: dict[str, Any] | None = None) -> list[Check]:

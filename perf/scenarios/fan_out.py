@@ -7,7 +7,7 @@ from perf.clients.worker import Worker, WorkerError
 from perf.context import Context
 from perf.measures import PERCENTILES
 from perf.result import Check, Goal, Measurement, ScenarioResult, Series, Table
-from perf.stage import Stage, client_checks, per_unit_us, staged
+from perf.stage import Stage, all_read, client_checks, per_unit_us, staged
 
 _RATE: Final = 1_000
 _MARKETS_EACH: Final = 20
@@ -160,9 +160,7 @@ def _measure(stage: Stage, clients: int, duration: float, *, on_all: bool) -> di
     stage.finish()
     stage.settle()
     after = server.ask("usage")
-    sockets.hear()
-    # A server that is far behind may have been silent for longer than the clients waited.
-    last = sockets.ask("read", quiet=0.5)
+    last = all_read(sockets)
     frames = last["frames"] - first["frames"]
     return {
         "idle_bytes": idle,

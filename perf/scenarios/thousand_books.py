@@ -7,7 +7,7 @@ from perf.clients.worker import Worker
 from perf.context import Context
 from perf.measures import PERCENTILES
 from perf.result import Check, Goal, Measurement, ScenarioResult, Series, Table
-from perf.stage import Stage, client_checks, staged
+from perf.stage import Stage, all_read, client_checks, staged
 
 _READERS: Final = 20
 _CLIENTS: Final = 50
@@ -130,9 +130,7 @@ def _measure(stage: Stage, rate: int, duration: float, *, unloaded_s: float) -> 
     published = stage.finish()
     after_publisher = stage.settle()
     after = server.ask("usage")
-    sockets.hear()
-    # A server that is far behind may have been silent for longer than the clients waited.
-    counts = sockets.ask("read", quiet=0.5)
+    counts = all_read(sockets)
     read = server.ask("stop_readers")
     checks = [
         *stage.checks(),

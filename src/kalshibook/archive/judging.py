@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 import psycopg
 
 from kalshibook.archive.gaps import SLACK_US, Gap, Seen, coverage_of
+from kalshibook.archive.reading_database import PRODUCTION_STREAMS
 from kalshibook.wire import Trade
 
 __all__ = ["REST_SOURCE", "Judged", "TradeLister", "add_trades", "judge"]
@@ -165,7 +166,7 @@ def _lost_books(connection: Connection, row: _Row) -> tuple[str, ...]:
         seen[ticker].append(Seen((connection_id, sid), at_us, received_us))
     streams: dict[Hashable, tuple[str, int]] = {
         (connection_id, sid): (source, last_us)
-        for connection_id, sid, source, last_us in connection.execute(_STREAMS)
+        for connection_id, sid, source, last_us in connection.execute(PRODUCTION_STREAMS)
     }
     edges = [row.until_us + 120_000_000, row.from_us - 172_800_000_000]
     ledger = connection.execute(_OVERLAPPING, edges).fetchall()
@@ -269,12 +270,6 @@ _SEEN: Final = """
     WHERE ticker = ANY (%s) AND kind = 1
         AND received_at >= timestamptz 'epoch' + %s * interval '1 microsecond'
         AND received_at <= timestamptz 'epoch' + %s * interval '1 microsecond'
-"""
-_STREAMS: Final = """
-    SELECT t.connection_id, t.sid, s.name,
-        least(max(t.last_us) OVER (PARTITION BY t.connection_id), r.reach_us)
-    FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
-    LEFT JOIN source_reaches AS r USING (source_id)
 """
 _OVERLAPPING: Final = """
     SELECT gap_id, connection_id, sid, since_us, detected_us, tickers FROM gaps

@@ -22,7 +22,7 @@ from kalshibook.archive.rebuild import (
 )
 from kalshibook.errors import ArchiveError
 
-__all__ = ["DatabaseArchive"]
+__all__ = ["PRODUCTION_STREAMS", "DatabaseArchive"]
 
 _CANDIDATES: Final = 64
 
@@ -206,6 +206,13 @@ _OVERLAPPING: Final = """
     (t.tickers = '{}' OR %(ticker)s = ANY (t.tickers)) AND t.channel IN ('orderbook_delta', '')
     AND t.detected_us >= %(from)s - 172800000000 AND t.connection_id IS NOT NULL
 """
+PRODUCTION_STREAMS: Final = """
+    SELECT t.connection_id, t.sid, s.name,
+        least(max(t.last_us) OVER (PARTITION BY t.connection_id), r.reach_us)
+    FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
+    LEFT JOIN source_reaches AS r USING (source_id)
+"""
+"""Every subscription, its source, and until when its connection was watched."""
 _PRODUCTION: Final = {
     "tickers": f"""
         SELECT DISTINCT ticker FROM orderbook_deltas AS t
@@ -235,12 +242,7 @@ _PRODUCTION: Final = {
             AND t.exchange_at <= {_MOMENT.format("%(at)s::bigint")}
         GROUP BY t.side, t.price
     """,
-    "streams": """
-        SELECT t.connection_id, t.sid, s.name,
-            least(max(t.last_us) OVER (PARTITION BY t.connection_id), r.reach_us)
-        FROM streams AS t JOIN connections AS c USING (connection_id) JOIN sources AS s USING (source_id)
-        LEFT JOIN source_reaches AS r USING (source_id)
-    """,
+    "streams": PRODUCTION_STREAMS,
     "gaps": f"""
         SELECT t.gap_id, t.connection_id, t.sid, t.since_us, t.detected_us FROM gaps AS t
         WHERE {_OVERLAPPING} AND coalesce(t.since_us, t.detected_us) <= %(until)s + 120000000
