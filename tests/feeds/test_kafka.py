@@ -30,11 +30,11 @@ def envelope(frame: object, *, ticker: str) -> bytes:
 
 def stop_after(feed: KafkaFeed, store: BookStore, *, records: int) -> None:
     """Run a feed until the end of the batch that has so many records, or until it is live."""
-    version = store.cut().version + records
+    end = sum(store.cut().offsets.values()) + records
 
     def wake() -> None:
         reader.take_nowait()  # or it would not be called again
-        if store.cut().version >= version:
+        if sum(store.cut().offsets.values()) >= end:
             feed._stopping.set()
 
     with store.changes(wake=wake) as reader, feed:
