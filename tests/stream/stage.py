@@ -47,12 +47,12 @@ class Stage:
         self.reader = self.store.changes()
         self.now_us = NOW_US
 
-    def deliver(self) -> None:
-        """Bring the hub up to date with the store."""
+    def deliver(self, at_once: int = 1_000) -> None:
+        """Bring the hub up to date with the store, so much between two pauses."""
         batch = self.reader.take_nowait()
         if batch is not None:
             self.hub.deliver(batch, self.now_us)
-            for _ in self.hub.hand_out(1):
+            for _ in self.hub.hand_out(at_once):
                 pass
 
     def connect(self) -> "User":

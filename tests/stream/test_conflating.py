@@ -4,8 +4,8 @@ import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
-from kalshibook.stream.conflating import Folded
 from kalshibook.stream.encode import top_tail
+from kalshibook.stream.newest import Folded
 from kalshibook.stream.shared import Body
 from tests.store.builders import lifecycle, ticker_message, trade
 from tests.stream.stage import T40, T45, TOAD, Stage, User

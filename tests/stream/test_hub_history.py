@@ -120,10 +120,10 @@ class HubHistory(RuleBasedStateMachine):
         """Take one write; the user checks numbers and applies what it gets."""
         self.users[who].hear(limit)
 
-    @rule()
-    def deliver(self) -> None:
-        """Let the hub catch up."""
-        self.stage.deliver()
+    @rule(at_once=st.sampled_from([1, 1_000]))
+    def deliver(self, at_once: int) -> None:
+        """Let the hub catch up, market by market or many at once."""
+        self.stage.deliver(at_once)
 
     @rule(ticker=markets, yes=st.dictionaries(prices, st.integers(1, 500)))
     def snapshot(self, ticker: str, yes: dict[int, int]) -> None:

@@ -4,79 +4,27 @@ Top of book and ticker: per market the newest state waits, and says how many cha
 What can wait is bounded by the number of markets, however slowly a client reads.
 """
 
-from bisect import bisect_right
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, final
-
-import msgspec
+from operator import attrgetter
+from typing import Final, NamedTuple, final
 
 from kalshibook.store import Book, Cut
+from kalshibook.stream.block import Block
 from kalshibook.stream.channels import Channel
-from kalshibook.stream.encode import MESSAGE_OPENING
 from kalshibook.stream.frames import FrameWriter
+from kalshibook.stream.newest import Latest
 from kalshibook.stream.routes import Routes, Selection
-from kalshibook.stream.shared import Bodies, Body, Counters
+from kalshibook.stream.shared import Bodies, Counters
 from kalshibook.stream.subscription import AnySubscription, Owner, Subscription
 
-__all__ = ["ConflatingSubscription", "Folded", "Latest"]
+__all__ = ["ConflatingSubscription"]
 
+_MOST_BLOCKS: Final = 32
+"""Of more, their frames put together would be a slow client's largest part."""
 
-class Latest(msgspec.Struct, frozen=True, gc=False):
-    """A market's newest state on a conflating channel."""
-
-    ticker: str
-    version: int
-    """The store's version in which the book last changed."""
-    body: Body
-    since_us: int
-    """When the oldest change that is not written yet was handed over."""
-    merged: int
-    """How many changes it stands for; 0 for the state sent on subscribing."""
-    folded: "Folded | None" = None
-    """The changes that were folded before anybody was handed one; None where it was one alone."""
-
-
-@final
-class Folded:
-    """
-    Changes of one market that were folded into the newest, oldest first.
-
-    What a subscription has waiting does not refer to it: it grows with the changes of a round.
-    """
-
-    __slots__ = ("_since_us", "_totals", "_versions", "whole")
-
-    def __init__(self, version: int, since_us: int, merged: int) -> None:
-        self._versions = [version]
-        self._since_us = [since_us]
-        self._totals = [merged]
-        self.whole: Latest | None = None
-        """The state that stands for all of them, for whoever had none of them before."""
-
-    def add(self, version: int, since_us: int, merged: int) -> None:
-        """Take a later change."""
-        self._versions.append(version)
-        self._since_us.append(since_us)
-        self._totals.append(self._totals[-1] + merged)
-
-    def latest(self, book: Book, body: Body) -> Latest:
-        """Return the newest state, to be handed to subscriptions."""
-        ticker, since_us, merged = book.market.ticker, self._since_us[0], self._totals[-1]
-        whole = Latest(ticker, book.version, body, since_us, merged)
-        if len(self._versions) == 1:
-            return whole
-        self.whole = whole
-        return Latest(ticker, book.version, body, since_us, merged, self)
-
-    def after(self, version: int) -> tuple[Latest, int]:
-        """Return the state as it stands for the later changes only, and how many of them it has replaced."""
-        whole, first = self.whole, bisect_right(self._versions, version)
-        assert whole is not None, "asked of what was handed out"
-        if first:
-            merged = self._totals[-1] - self._totals[first - 1]
-            whole = Latest(whole.ticker, whole.version, whole.body, self._since_us[first], merged)
-        return whole, len(self._versions) - first - 1
+_tail = attrgetter("tail")
 
 
 @final
@@ -107,16 +55,20 @@ class ConflatingSubscription(Subscription[Latest]):
         self._floors: dict[str, int] = {}
         """Versions of the later cuts with which markets were added."""
         self._pending: dict[str, Latest] = {}
+        self._blocks: deque[Block] = deque()
+        """Of one round, and only while nothing is pending: who keeps pace shares them with others."""
         self._sweeps: dict[str, _Sweep] = {}
         """By prefix, the empty one for all markets: what remains of their first states."""
 
     @property
     def backlog(self) -> int:
         """How many markets wait; the first states of all markets, or of a prefix, count as one."""
-        return len(self._pending) + len(self._sweeps)
+        return len(self._pending) + len(self._sweeps) + sum(len(block.items) for block in self._blocks)
 
     def push(self, item: Latest) -> None:
         """Take a market's new state; it replaces one that waits, which keeps its place."""
+        if self._blocks:
+            self._unpack()
         ticker = item.ticker
         floor = self._floors.get(ticker, self._floor) if self._floors else self._floor
         if item.version <= floor:
@@ -133,6 +85,24 @@ class ConflatingSubscription(Subscription[Latest]):
             self._counters.conflated += 1
         self._wake()
 
+    def push_block(self, block: Block) -> bool:
+        """Take new states of several markets as they are, if it keeps pace; else each is to be pushed."""
+        blocks = self._blocks
+        keeps_pace = not (self._pending or self._sweeps or self._floors) and block.first_version > self._floor
+        if not keeps_pace or (blocks and (blocks[0].round is not block.round or len(blocks) == _MOST_BLOCKS)):
+            return False
+        self._counters.conflated += block.replaced
+        blocks.append(block)
+        self._wake()
+        return True
+
+    def _unpack(self) -> None:
+        """Let the markets of blocks wait one by one, so that newer states can replace them."""
+        blocks, self._blocks = self._blocks, deque()
+        for block in blocks:
+            for item in block.items:
+                self._pending[item.ticker] = item
+
     def write(self, writer: FrameWriter) -> bool:
         """Write states, longest waiting first."""
         # Before what waits: that is newer than the states that the sweeps send.
@@ -140,6 +110,8 @@ class ConflatingSubscription(Subscription[Latest]):
             self._write_sweeps(writer)
         if writer.is_full:
             return True
+        if self._blocks and self._write_blocks(writer):
+            return bool(self._blocks)
         pending = self._pending
         written = writer.add_all(
             self.next_heads(self._bodies.opening, writer.stamp), map(_tail, pending.values())
@@ -151,6 +123,18 @@ class ConflatingSubscription(Subscription[Latest]):
             return False
         for ticker in [*islice(pending, written)]:
             del pending[ticker]
+        return True
+
+    def _write_blocks(self, writer: FrameWriter) -> bool:
+        """Write blocks as they are while there is room, and tell whether that could be done."""
+        while self._blocks and not writer.is_full:
+            block = self._blocks[0]
+            frames = self.next_block(block, self._bodies.opening, writer.stamp)
+            if frames is None or not writer.add_block(frames, len(block.items)):
+                self._unpack()
+                return False
+            self.took(len(block.items))
+            self._blocks.popleft()
         return True
 
     def _write_sweeps(self, writer: FrameWriter) -> None:
@@ -229,14 +213,7 @@ class ConflatingSubscription(Subscription[Latest]):
 
     def _clear(self) -> None:
         self._floors, self._pending, self._sweeps = {}, {}, {}
-
-
-def _tail(item: Latest) -> bytes:
-    tail = item.body.tail
-    if item.merged <= 1:
-        return tail
-    note = b'"merged":%d,"since_ms":%d,' % (item.merged, item.since_us // 1_000)
-    return MESSAGE_OPENING + note + tail[len(MESSAGE_OPENING) :]
+        self._blocks.clear()
 
 
 class _Sweep(NamedTuple):

@@ -68,8 +68,8 @@ class FrameWriter:
     """
     Collects frames up to a limit, with what they share: the time of sending and one cut of the store.
 
-    The frame that reaches the limit is still taken whole, so that a frame longer than the limit
-    is sent too.
+    The frame, or the block of frames, that reaches the limit is still taken whole, so that a frame longer
+    than the limit is sent too.
     """
 
     __slots__ = ("_cut", "_limit_bytes", "_parts", "_store", "frames", "size", "snapshots", "stamp")
@@ -127,6 +127,15 @@ class FrameWriter:
         self.size = size
         self.frames += count
         return count
+
+    def add_block(self, frames: bytes, count: int) -> bool:
+        """Append frames that were put together elsewhere, unless they are more than the limit; tell so."""
+        if len(frames) > self._limit_bytes:
+            return False
+        self._parts.append(frames)
+        self.size += len(frames)
+        self.frames += count
+        return True
 
     def joined(self) -> bytes:
         """Return all frames."""

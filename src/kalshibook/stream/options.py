@@ -83,7 +83,7 @@ class StreamOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Longest message that is read; a longer one closes with 1009."""
 
     write_bytes: int = 65_536
-    """About how much goes out in one write, in bytes; a single frame may be longer."""
+    """About how much goes out in one write, in bytes: up to twice that, and a single frame may be longer."""
 
     gather_ms: float = 5.0
     """

@@ -7,12 +7,14 @@ behind then has a state a market to hand to each client, not each change since.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Final, final
+from typing import Final, cast, final
 
 from kalshibook.store import Book, Change, Condition, Ladder, Level, top_changed
-from kalshibook.stream.conflating import Folded, Latest
+from kalshibook.stream.block import Block
+from kalshibook.stream.conflating import ConflatingSubscription
 from kalshibook.stream.depth import DepthItem
 from kalshibook.stream.encode import delta_tail, notice_opening, notice_tail
+from kalshibook.stream.newest import Folded, Latest
 from kalshibook.stream.notices import Notice
 from kalshibook.stream.routes import Routes
 from kalshibook.stream.shared import Bodies, Shared
@@ -24,6 +26,7 @@ __all__ = ["Publisher", "depth_item", "is_ticker_news", "is_top_news"]
 _COMBO_PREFIX: Final = "KXMVE"
 # Finding who is concerned and making the state takes as long as handing it to so many.
 _COST_OF_A_MARKET: Final = 10
+_MARKETS_A_BLOCK: Final = 64
 _TRADE_OPENING: Final = notice_opening("trade")
 _LIFECYCLE: Final = "market_lifecycle_v2"
 _COMBO_LIFECYCLE: Final = "multivariate_market_lifecycle"
@@ -36,8 +39,11 @@ class Publisher:
         self._shared = shared
         routes = shared.routes
         self._depth = ((routes["orderbook_delta"], False), (shared.yes_scale_routes, True))
-        self._tops = _NewestStates(routes["top_of_book"], shared.tops, is_top_news)
-        self._tickers = _NewestStates(routes["ticker"], shared.tickers, is_ticker_news)
+        # What the factory makes for these two.
+        top_routes = cast("Routes[ConflatingSubscription]", routes["top_of_book"])
+        ticker_routes = cast("Routes[ConflatingSubscription]", routes["ticker"])
+        self._tops = _NewestStates(top_routes, shared.tops, is_top_news)
+        self._tickers = _NewestStates(ticker_routes, shared.tickers, is_ticker_news)
         self._trades = routes["trade"]
         self._lifecycles = {name: routes[name] for name in (_LIFECYCLE, _COMBO_LIFECYCLE)}
 
@@ -75,24 +81,16 @@ class Publisher:
         Hand out the newest states that have gathered.
 
         Args:
-            at_once: how much is done between two yields: an item handed to a subscription counts one, a
-                market of its own ten.
+            at_once: how much is done between two yields: what is handed to a subscription counts one, an
+                item or a block, a market of its own ten.
 
         Yields:
             How many items were handed to subscriptions since the last time.
         """
-        done = handed = 0
         for states in (self._tops, self._tickers):
-            for found, item in states.taken():
-                for subscription in found:
-                    subscription.push(item)
-                handed += len(found)
-                done += len(found) + _COST_OF_A_MARKET
-                if done >= at_once:
-                    self._shared.counters.routed += handed
-                    yield handed
-                    done = handed = 0
-        self._shared.counters.routed += handed
+            for handed in states.hand_out(at_once):
+                self._shared.counters.routed += handed
+                yield handed
 
     def _hand(self, found: Collection[AnySubscription], item: DepthItem | Notice | None) -> None:
         if item is not None:
@@ -115,7 +113,7 @@ class _NewestStates:
     __slots__ = ("_bodies", "_held", "_is_news", "_routes")
 
     def __init__(
-        self, routes: Routes[AnySubscription], bodies: Bodies, is_news: Callable[[Change], bool]
+        self, routes: Routes[ConflatingSubscription], bodies: Bodies, is_news: Callable[[Change], bool]
     ) -> None:
         self._routes = routes
         self._bodies = bodies
@@ -134,13 +132,47 @@ class _NewestStates:
             held.book = new
             held.folded.add(new.version, now_us, change.merged)
 
-    def taken(self) -> Iterator[tuple[Collection[AnySubscription], Latest]]:
-        """Take the states out, each with whom it is for: perhaps nobody any more."""
+    def hand_out(self, at_once: int) -> Iterator[int]:
+        """Hand the states to subscriptions, as `Publisher.hand_out`."""
         held, self._held = self._held, {}
+        items: list[Latest] = []
+        handed = done = 0
         for ticker, state in held.items():
             # Asked again: while others were handed out, clients may have come or gone.
-            found = self._routes.find(ticker)
-            yield found, state.folded.latest(state.book, self._bodies.of(state.book))
+            found = self._routes.select(ticker)
+            item = state.folded.latest(state.book, self._bodies.of(state.book))
+            for subscription in found:
+                subscription.push(item)
+            items.append(item)
+            handed += len(found)
+            done += len(found) + _COST_OF_A_MARKET
+            if done >= at_once or len(items) == _MARKETS_A_BLOCK:
+                yield handed
+                yield from self._hand_to_every(items, held, at_once)
+                items, handed, done = [], 0, 0
+        if items:
+            yield handed
+            yield from self._hand_to_every(items, held, at_once)
+
+    def _hand_to_every(self, items: list[Latest], round_: object, at_once: int) -> Iterator[int]:
+        if not self._routes.every:
+            return
+        block = Block(items, round_)
+        handed = done = 0
+        for subscription in [*self._routes.every]:
+            # Not of who has left meanwhile. Who has come meanwhile began with newer states.
+            if not subscription.selection.every:
+                continue
+            handed += len(items)
+            done += 1
+            if not subscription.push_block(block):
+                for item in items:
+                    subscription.push(item)
+                done += len(items)
+            if done >= at_once:
+                yield handed
+                handed = done = 0
+        yield handed
 
 
 class _State:

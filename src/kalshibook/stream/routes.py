@@ -73,13 +73,17 @@ class Routes(Generic[S]):
 
     def find(self, ticker: str) -> Collection[S]:
         """Return a market's subscriptions, each once; valid until the index changes."""
-        named = self._by_ticker.get(ticker)
+        selected = self.select(ticker)
+        if not self._every:
+            return selected
+        return [*self._every, *selected] if selected else self._every
+
+    def select(self, ticker: str) -> Collection[S]:
+        """Return those of a market's subscriptions that are not to every market, each once."""
+        named = self._by_ticker.get(ticker, ())
         if not self._lengths:
-            if not self._every:
-                return named or ()
-            if named is None:
-                return self._every
-        found = [*self._every, *(named or ())]
+            return named
+        found = [*named]
         for length in self._lengths:
             # A shorter ticker would be cut to itself, and matched again as its own prefix.
             if length > len(ticker):

@@ -107,7 +107,7 @@ class Client:
         Return the next frames to write, as whole unmasked WebSocket text frames; empty when none wait.
 
         Args:
-            limit_bytes: stop after the frame that reaches it.
+            limit_bytes: stop after the frame that reaches it, or after the block of frames.
             now_us: the time, microseconds since the epoch; becomes `sending_ts_ms`.
         """
         if not self._is_pending:

@@ -11,6 +11,7 @@ from itertools import count, repeat
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from kalshibook.store import Cut
+from kalshibook.stream.block import Block
 from kalshibook.stream.channels import Channel
 from kalshibook.stream.commands import Markets
 from kalshibook.stream.frames import FrameWriter
@@ -73,8 +74,12 @@ class Subscription(ABC, Generic[I]):
             return repeat(head + stamp)
         return map((head + b"%d" + stamp).__mod__, count(self._seq + 1))
 
+    def next_block(self, block: Block, opening: bytes, stamp: bytes) -> bytes | None:
+        """Return a block's as the next frames, or None if it cannot; `took` tells that they were used."""
+        return block.frames(opening + self._head, self._seq + 1 if self._is_sequenced else None, stamp)
+
     def took(self, heads: int) -> None:
-        """Count the heads that were used of `next_heads`."""
+        """Count the heads that were used of `next_heads`, or of `next_block`."""
         if self._is_sequenced:
             self._seq += heads
 
