@@ -37,6 +37,7 @@ PROOFS = {
     "kafka.partition_refresh_s": (
         "feeds/test_kafka.py::test_partition_refresh_is_how_often_the_topic_is_looked_at"
     ),
+    "kafka.lag_limit_s": "feeds/test_kafka_faults.py::test_a_feed_that_is_late_is_behind_until_it_keeps_pace",
     "kafka.silence_limit_s": "feeds/test_kafka_faults.py::test_silence_is_told",
     "kafka.quarantine_file": "feeds/test_kafka.py::test_goes_to_quarantine_and_reading_goes_on",
     "kafka.quarantine_topic": "feeds/test_quarantine.py::test_keeps_what_a_feed_rejects",

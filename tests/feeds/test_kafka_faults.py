@@ -1,5 +1,6 @@
 """What a feed does when brokers and topics fail it; the suite on a real Kafka goes further."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -230,6 +231,72 @@ def test_a_silent_store_is_behind_until_something_comes(
 
     assert "no record for more than 60 s" == behind.behind
     assert gatherer.books == books_of(store.cut())
+
+
+def test_a_feed_that_is_late_is_behind_until_it_keeps_pace(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
+) -> None:
+    """Books that are consistent and old are not served as the present; the feed says why, and recovers."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    keeps_pace = threading.Event()
+
+    def wake() -> None:
+        reader.take_nowait()  # or it would not be called again
+        keeps_pace.wait(0.05)
+
+    options = options_for(broker, lag_limit_s=1, batch_records=1)
+    with store.changes(wake=wake) as reader, KafkaFeed(store, options) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        gatherer.deltas(500)
+        gatherer.flush()
+        assert feed.wait_state(FeedState.LAGGING, timeout=TIMEOUT_S)
+        behind, health = store.cut().behind, feed.health()
+        keeps_pace.set()
+        assert feed.wait_ready(TIMEOUT_S)
+        reaches(store, lambda cut: cut.ready and cut.reaches({0: 500}))
+        # Once: it does not come and go around the limit.
+        reasons = [found.detail for found in store.incidents.recent() if "lagging" in found.detail]
+
+    assert (FeedState.LAGGING, False) == (health.state, health.ok)
+    assert health.waiting_us > 1_000_000
+    assert "records are read more than 1 s after they came" == behind == health.reason
+    assert 1 == len(reasons)
+    assert gatherer.books == books_of(store.cut())
+
+
+def test_what_came_while_much_was_read_is_a_part_of_catching_up(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start that takes a minute ends a minute behind: that is no trouble, and not yet the present."""
+    from kalshibook.feeds.lag import LagClock
+
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    waits_us = [60_000_000]
+    monkeypatch.setattr(LagClock, "waiting_us", lambda *_: waits_us[0])
+    monkeypatch.setattr("kalshibook.feeds.session._TICK_US", 0)
+    with KafkaFeed(store, options_for(broker)) as feed:
+        assert feed.wait_state(FeedState.CATCHING_UP, timeout=TIMEOUT_S)
+        assert not feed.wait_state(FeedState.LIVE, FeedState.LAGGING, timeout=0.2)
+        assert not store.ready
+        waits_us[0] = 3_000_000  # not near enough
+        assert not feed.wait_state(FeedState.LIVE, FeedState.LAGGING, timeout=0.2)
+        waits_us[0] = 2_000_000
+        assert feed.wait_ready(TIMEOUT_S)
+        assert store.ready
+
+
+def test_without_a_limit_no_feed_lags(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who reads a topic that is older than now, in order to look at it, may say so."""
+    from kalshibook.feeds.lag import LagClock
+
+    monkeypatch.setattr(LagClock, "waiting_us", lambda *_: 3_600_000_000)
+    with KafkaFeed(store, options_for(broker, lag_limit_s=0)) as feed:
+        assert feed.wait_ready(TIMEOUT_S)
+        assert store.ready
 
 
 def test_topic_is_deleted_and_made_again(broker: EmbeddedBroker, store: BookStore) -> None:

@@ -18,6 +18,7 @@ from kalshibook.feeds.options import is_secret
         ({"rewind_minutes": 0}, "kafka.rewind_minutes is 0"),
         ({"poll_timeout_ms": 101}, "at most 100"),
         ({"silence_limit_s": -1}, "0 stands for no limit"),
+        ({"lag_limit_s": -1}, "0 stands for no limit"),
         ({"start_offsets": {0: 1}}, "which is 'rewind'"),
         ({"start": "offsets"}, "without kafka.start_offsets"),
         ({"start": "offsets", "start_offsets": {0: -1}}, "neither is negative"),

@@ -33,6 +33,8 @@ class FeedState(StrEnum):
     """Reading what was there before it started."""
     LIVE = "live"
     """Everything that was there at the start has been read; what comes is read as it comes."""
+    LAGGING = "lagging"
+    """Reading, but later than is allowed: records wait for too long until they are read."""
     BROKER_DOWN = "broker_down"
     """No broker answers; it is tried again, and reading goes on from where it was."""
     TOPIC_MISSING = "topic_missing"
@@ -87,6 +89,8 @@ class FeedHealth(msgspec.Struct, frozen=True, kw_only=True):
     """Rejected records that the quarantine did not take."""
     queued: int = 0
     """Records fetched ahead and not yet read."""
+    waiting_us: int = 0
+    """For how long, at least, the oldest record that is not read yet has been there, microseconds."""
     last_record_us: int | None = None
     """When the last record was read, microseconds since the epoch."""
     silent: bool = False

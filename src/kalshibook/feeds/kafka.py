@@ -20,7 +20,13 @@ __all__ = ["KafkaFeed"]
 _log = logging.getLogger(__name__)
 
 _TROUBLES: Final = frozenset(
-    {FeedState.BROKER_DOWN, FeedState.TOPIC_MISSING, FeedState.AUTHENTICATION_FAILED, FeedState.FAILED}
+    {
+        FeedState.LAGGING,
+        FeedState.BROKER_DOWN,
+        FeedState.TOPIC_MISSING,
+        FeedState.AUTHENTICATION_FAILED,
+        FeedState.FAILED,
+    }
 )
 _ENDED: Final = frozenset({FeedState.STOPPED, FeedState.FAILED})
 
@@ -189,6 +195,7 @@ class KafkaFeed:
             quarantined=self._quarantine.kept,
             quarantine_lost=self._quarantine.lost,
             queued=link.watch.queued,
+            waiting_us=session.waiting_us,
             last_record_us=last_us,
             silent=silence is not None,
         )

@@ -85,6 +85,12 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     comes; 0 for no limit, for topics that are quiet by nature.
     """
 
+    lag_limit_s: int = 5
+    """
+    A feed that reads a record so long after it was there calls itself lagging, and the store behind,
+    until it reads in less than half of that; 0 for no limit.
+    """
+
     quarantine_file: str | None = None
     """NDJSON file to which unreadable records are appended."""
 
@@ -107,8 +113,9 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 raise SettingsError(f"kafka.{name} is {getattr(self, name)}; it must be at least 1")
         if self.poll_timeout_ms > _LONGEST_POLL_MS:
             raise SettingsError(f"kafka.poll_timeout_ms is {self.poll_timeout_ms}; timers need at most 100")
-        if self.silence_limit_s < 0:
-            raise SettingsError(f"kafka.silence_limit_s is {self.silence_limit_s}; 0 stands for no limit")
+        for name in ("silence_limit_s", "lag_limit_s"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"kafka.{name} is {getattr(self, name)}; 0 stands for no limit")
         self._check_start()
         self._check_quarantine()
         for name in self.extra.keys() & _RESERVED.keys():

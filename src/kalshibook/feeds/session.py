@@ -11,6 +11,7 @@ from confluent_kafka import KafkaError, Message
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.base import FeedState
+from kalshibook.feeds.lag import LagClock
 from kalshibook.feeds.link import KafkaLink
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.positions import (
@@ -84,6 +85,11 @@ class ReadingSession:
         self._note = ""
         self._cut_off = False
         self._is_silent = False
+        self._was_live = False
+        self._is_lagging = False
+        self._lag_clock: Final = LagClock()
+        self.waiting_us = 0
+        """For how long a record waits at least, microseconds."""
         self._begun_us = 0
         self._warm_start: Final = WarmStart(options, writer, store.incidents, show, stopping)
         self.restored: Restored | None = None
@@ -140,6 +146,12 @@ class ReadingSession:
                 self._writer.doubt_all(reason, partition)
             self.positions.begin(start.offsets, bounds)
             self._link.assign(start.offsets)
+            self._was_live = self._is_lagging = False
+            self.waiting_us = 0
+            self._lag_clock.begin()
+            self._lag_clock.ends_are(
+                {partition: kept.high for partition, kept in bounds.items()}, _steady_us()
+            )
             self._begun_us = _now_us()
             self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
             self._judge()
@@ -258,7 +270,10 @@ class ReadingSession:
         if self._link.watch.vanished:
             self._begin_again(FeedState.CONNECTING, f"topic {self._options.topic!r} has vanished")
             return
-        self.positions.ends_at(self._link.watch.ends)
+        ends, now_us = self._link.watch.ends, _steady_us()
+        self.positions.ends_at(ends)
+        self._lag_clock.ends_are(ends, now_us)
+        self.waiting_us = self._lag_clock.waiting_us(self.positions.next_offsets, now_us)
         for partition in self._link.watch.known_partitions - self.positions.next_offsets.keys():
             self.positions.add(partition)
             self._link.add(partition)
@@ -296,8 +311,23 @@ class ReadingSession:
                 self._is_silent = False
                 self._resume()
                 return
-            self._writer.set_ready(caught_up)
-            self._show(FeedState.LIVE if caught_up else FeedState.CATCHING_UP, self._note)
+            lag = self._lag() if caught_up else None
+            if lag is not None and self._was_live:
+                self._writer.set_ready(False, lag)
+                self._show(FeedState.LAGGING, lag)
+                return
+            # What has come while much was read is a part of catching up.
+            self._was_live = caught_up and lag is None
+            self._writer.set_ready(self._was_live)
+            self._show(FeedState.LIVE if self._was_live else FeedState.CATCHING_UP, self._note)
+
+    def _lag(self) -> str | None:
+        """Return what to say of records that wait for too long, or None."""
+        limit_s = self._options.lag_limit_s
+        # Not so near the limit that it comes and goes: each time subscriptions end and begin.
+        enough_us = limit_s * (500_000 if self._is_lagging else 1_000_000)
+        self._is_lagging = 0 < enough_us < self.waiting_us
+        return f"records are read more than {limit_s} s after they came" if self._is_lagging else None
 
     def silence(self, now_us: int) -> str | None:
         """
@@ -313,3 +343,7 @@ class ReadingSession:
 
 def _now_us() -> int:
     return time.time_ns() // 1_000
+
+
+def _steady_us() -> int:
+    return time.monotonic_ns() // 1_000

@@ -239,6 +239,8 @@ class FeedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     since_us: int
     lag: int | None
     """Records still to be read, or null when unknown."""
+    waiting_us: int
+    """For how long, at least, the oldest of them has been there, microseconds."""
     records: int
     bytes: int
     rejected: int

@@ -51,6 +51,10 @@ class FeedReport(Protocol):
         """Records still to be read, or None when unknown."""
 
     @property
+    def waiting_us(self) -> int:
+        """For how long, at least, the oldest of them has been there, microseconds."""
+
+    @property
     def records(self) -> int:
         """Records read."""
 
@@ -108,6 +112,7 @@ def reasons_against(
         if not feed.ok:
             what = "is silent" if feed.silent else f"is {feed.state}"
             details = {"feed": feed.name, "state": str(feed.state), "silent": feed.silent, "lag": feed.lag}
+            details["waiting_us"] = feed.waiting_us
             reasons.append(ReasonRow("feed", f"feed {feed.name} {what}: {feed.reason}", details))
     # Awaiting and closed markets are left out: neither says anything about what we hold.
     held = counts.live + counts.stale

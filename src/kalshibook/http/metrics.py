@@ -24,9 +24,10 @@ market.
 | `kalshibook_conflated_changes` | counter | | changes folded for slow readers |
 | `kalshibook_lost_notices` | counter | | notices dropped for slow readers |
 | `kalshibook_c_vector` | gauge | | 1 when pyrsistent runs its C vector |
-| `kalshibook_feed_ok` | gauge | feed | 1 when the feed is caught up, connected and not silent |
+| `kalshibook_feed_ok` | gauge | feed | 1 when the feed is caught up, in time, connected and not silent |
 | `kalshibook_feed_state` | gauge | feed, state | 1 for the state that the feed is in |
 | `kalshibook_feed_lag_records` | gauge | feed | records still to be read; absent when unknown |
+| `kalshibook_feed_waiting_seconds` | gauge | feed | for how long a record waits at least |
 | `kalshibook_feed_queued_records` | gauge | feed | records fetched ahead |
 | `kalshibook_feed_last_record_seconds` | gauge | feed | when the last record was read, Unix seconds |
 | `kalshibook_feed_records` | counter | feed | records read |
@@ -134,6 +135,9 @@ def _of_feeds(context: Context) -> Iterator[Metric]:
     yield state
     lags = [(feed.name, feed.lag) for feed in feeds if feed.lag is not None]
     yield labelled(GaugeMetricFamily, "feed_lag_records", "Records still to be read.", "feed", lags)
+    waiting = [(feed.name, feed.waiting_us / 1e6) for feed in feeds]
+    text = "How long, at least, the oldest unread record has been there."
+    yield labelled(GaugeMetricFamily, "feed_waiting_seconds", text, "feed", waiting)
     queued = [(feed.name, feed.queued) for feed in feeds]
     yield labelled(GaugeMetricFamily, "feed_queued_records", "Records fetched ahead.", "feed", queued)
     last = [(feed.name, feed.last_record_us / 1e6) for feed in feeds if feed.last_record_us is not None]
