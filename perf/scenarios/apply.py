@@ -34,7 +34,7 @@ _DECODE, _UNTYPED, _ENVELOPE, _READ, _ARRIVAL, _ALL = (
 
 def run(context: Context) -> ScenarioResult:
     """Measure each step on real and on made-up frames."""
-    limit, rounds = (10_000, 3) if context.quick else (100_000, 5)
+    limit, rounds = (10_000, 3) if context.quick else (60_000, 5)
     found = recorded_records(context, limit)
     inputs = [] if found is None else [("real", *found)]
     inputs.append(("made-up", *synthetic_records(context, limit, 1_000)))

@@ -65,7 +65,7 @@ def run(context: Context) -> ScenarioResult:
         server = PostgresServer(fsync="on", shared_buffers="256MB", max_wal_size="4GB")
     except DatabaseUnavailable as missing:
         return ScenarioResult(name="archive-production", title=title, notes=(f"Not measured: {missing}",))
-    count = 30_000 if context.quick else 200_000
+    count = 30_000 if context.quick else 120_000
     rounds = 1 if context.quick else _ROUNDS
     with server, tempfile.TemporaryDirectory() as folder:
         described = server.described

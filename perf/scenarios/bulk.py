@@ -18,7 +18,7 @@ _EMPTY_LIMIT: Final = 2.0
 
 def run(context: Context) -> ScenarioResult:
     """Ask for growing lists in turn with the plain handler and the empty answer."""
-    seconds = 0.5 if context.quick else 3.0
+    seconds = 0.5 if context.quick else 2.0
     load = LoadSettings(markets=10_000, levels=5, seed=context.seed)
     with staged(load, plain_http=True) as stage:
         context.step(f"bulk: {_RATE:,} updates/s meanwhile")

@@ -30,7 +30,7 @@ _Message = tuple[WireEvent, Envelope]
 
 def run(context: Context) -> ScenarioResult:
     """Apply, read and send with each of them."""
-    count, rounds = (10_000, 3) if context.quick else (60_000, 5)
+    count, rounds = (10_000, 3) if context.quick else (60_000, 3)
     values, description = synthetic_records(context, count, _MARKETS)
     messages = [(read_frame(envelope.payload), envelope) for envelope in map(decode_envelope, values)]
     context.step("peers: books")
