@@ -91,8 +91,8 @@ def databases(session: nox.Session) -> None:
     session.install("-e", ".[dev]")
     paths = ("tests/archive", "tests/cli/test_archive.py", "tests/cli/test_archive_production.py")
     # What needs no server has run with the other tests.
-    parallel = ("-n", "auto", "--dist", "worksteal", "-m", "postgres or timescale or pglite")
-    session.run("pytest", *parallel, *paths, *session.posargs)
+    chosen = ("-m", "postgres or timescale or pglite")
+    session.run("pytest", *PARALLEL, *chosen, *paths, *session.posargs)
 
 
 @nox.session
