@@ -10,6 +10,8 @@ from perf.stage import Stage, staged
 _RATE: Final = 500
 _AT_ONCE: Final = 200
 _LIMIT: Final = 1.05
+_WARM_UP: Final = 0.2
+"""Of the duration, before it."""
 
 
 def run(context: Context) -> ScenarioResult:
@@ -19,9 +21,9 @@ def run(context: Context) -> ScenarioResult:
     load = LoadSettings(seed=context.seed)
     with staged(load) as stage:
         sockets = stage.sockets()
-        stage.begin(int(_RATE * duration * 1.3), _RATE)
+        stage.begin(int(_RATE * duration * (1 + _WARM_UP)), _RATE)
         context.step("churn: warming up")
-        sockets.ask("churn", seconds=duration * 0.2, at_once=_AT_ONCE, seed=context.seed)
+        sockets.ask("churn", seconds=duration * _WARM_UP, at_once=_AT_ONCE, seed=context.seed)
         start = _resident(stage)
         resident = [start]
         visits = 0
@@ -52,7 +54,7 @@ def run(context: Context) -> ScenarioResult:
         conditions=(
             f"{load.markets:,} markets, {_RATE} updates/s, seed {load.seed}",
             "some close with a frame, some just hang up",
-            f"start is after {duration * 0.2:g} s of the same, each time after a pass of the collector",
+            f"start is after {duration * _WARM_UP:g} s of the same, each time after a pass of the collector",
         ),
         measurements=(
             Measurement("visits", visits, "connections"),
