@@ -282,9 +282,52 @@ def test_what_came_while_much_was_read_is_a_part_of_catching_up(
         assert not store.ready
         waits_us[0] = 3_000_000  # not near enough
         assert not feed.wait_state(FeedState.LIVE, FeedState.LAGGING, timeout=0.2)
-        waits_us[0] = 2_000_000
+        waits_us[0] = 400_000
         assert feed.wait_ready(TIMEOUT_S)
         assert store.ready
+
+
+def test_a_feed_that_stood_still_asks_what_it_has_missed(
+    broker: EmbeddedBroker, gatherer: Gatherer, store: BookStore
+) -> None:
+    """A process that was stopped for a while is behind from its first moment on, and health knew of it."""
+    gatherer.snapshot("A", 0)
+    gatherer.flush()
+    goes_on, stands_still = threading.Event(), threading.Event()
+    versions: list[tuple[bool, int]] = []
+
+    def wake() -> None:
+        reader.take_nowait()
+        cut = store.cut()
+        versions.append((cut.ready, cut.offsets.get(0, 0)))
+        if cut.reaches({0: 1}) and not goes_on.is_set():
+            stands_still.set()
+            goes_on.wait(TIMEOUT_S)
+
+    with (
+        store.changes(wake=wake) as reader,
+        KafkaFeed(store, options_for(broker, lag_limit_s=1, batch_records=1)) as feed,
+    ):
+        assert feed.wait_ready(TIMEOUT_S)
+        gatherer.delta("A", "yes", 4_000, 100)
+        gatherer.flush()
+        assert stands_still.wait(TIMEOUT_S)
+        gatherer.deltas(20)
+        gatherer.flush()
+        while feed.health().ok:
+            threading.Event().wait(0.01)
+        health = feed.health()
+        goes_on.set()
+        reaches(store, lambda cut: cut.ready and cut.reaches({0: 21}))
+
+    assert (FeedState.LAGGING, "the feed's thread has not run for more than 1 s") == (
+        health.state,
+        health.reason,
+    )
+    # Two records at most were taken before time was looked at.
+    assert all(offset <= 4 or offset >= 22 for ready, offset in versions if ready)
+    assert any(not ready and offset < 22 for ready, offset in versions if offset > 1)
+    assert gatherer.books == books_of(store.cut())
 
 
 def test_without_a_limit_no_feed_lags(

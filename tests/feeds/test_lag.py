@@ -2,7 +2,7 @@
 
 from hypothesis import given, strategies as st
 
-from kalshibook.feeds.lag import LagClock
+from kalshibook.feeds.lag import LagClock, LagJudge
 
 
 def test_nothing_waits_before_an_end_was_seen() -> None:
@@ -71,3 +71,65 @@ def test_agrees_with_one_that_forgets_nothing(steps: list[tuple[int, int]]) -> N
         waiting = clock.waiting_us({0: read}, now_us)
         truth = now_us - written[read] if read < len(written) else 0
         assert truth - (16 if now_us > 128 else 0) <= waiting <= truth
+
+
+S = 1_000_000
+
+
+def test_a_reader_is_late_until_it_has_read_all() -> None:
+    """Near the limit is not in time: what is still to be read may be a sign of life."""
+    judge = LagJudge(5 * S)
+    assert not judge.judge(0, 0)
+    assert not judge.judge(5 * S, 1_000 * S)
+    assert judge.judge(5 * S + 1, 1_001 * S)
+    assert judge.judge(501_000, 1_002 * S)
+    assert not judge.judge(499_000, 1_003 * S)
+
+
+def test_a_start_is_late_until_all_is_read() -> None:
+    """What came while much was read is read before the present begins, and once that is so, at once."""
+    judge = LagJudge(5 * S)
+    assert judge.judge(3 * S, 10 * S)
+    assert not judge.judge(0, 11 * S)
+    judge.begin()
+    assert judge.judge(3 * S, 12 * S)
+
+
+def test_each_relapse_takes_longer_calm() -> None:
+    """Being late is less work than being in time: who is always a little too slow must not come and go."""
+    judge = LagJudge(5 * S)
+    now = 0
+    judge.judge(0, now)
+    calms = []
+    for _ in range(7):
+        now += 20 * S
+        assert judge.judge(6 * S, now)
+        began = now = now + S
+        while judge.judge(0, now):
+            now += S
+        calms.append((now - began) // S)
+    assert [5, 10, 20, 40, 60, 60, 60] == calms
+    now += 601 * S
+    assert judge.judge(6 * S, now)
+    assert not judge.judge(0, now + 1)
+
+
+def test_calm_is_without_a_break() -> None:
+    """A moment of lag begins it anew."""
+    judge = LagJudge(5 * S)
+    judge.judge(0, 0)
+    judge.judge(6 * S, 10 * S)
+    for now in (11, 15):
+        judge.judge(0, now * S)
+    judge.judge(2 * S, 15 * S + 1)
+    judge.judge(0, 16 * S)
+    assert judge.judge(0, 20 * S)
+    assert not judge.judge(0, 21 * S)
+
+
+def test_without_a_limit_nobody_is_late() -> None:
+    """Not at the start, and not ever."""
+    judge = LagJudge(0)
+    assert not judge.judge(3_600 * S, 0)
+    judge.begin()
+    assert not judge.judge(3_600 * S, S)

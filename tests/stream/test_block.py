@@ -1,5 +1,10 @@
 """States shared by all who follow every market: frames as one by one, and never a state too many."""
 
+import gc
+import threading
+from collections import Counter
+
+import pytest
 from hypothesis import given, strategies as st
 
 from kalshibook.store import BookStore
@@ -7,6 +12,7 @@ from kalshibook.stream.block import Block
 from kalshibook.stream.frames import FrameWriter, SnapshotCache
 from kalshibook.stream.newest import Folded, Latest
 from kalshibook.stream.shared import Body
+from kalshibook.switching import short_switch_interval
 from tests.stream.stage import Stage, User, split
 
 MARKETS = [f"KXALL-{number:03}" for number in range(200)]
@@ -149,3 +155,95 @@ def test_who_never_reads_holds_a_state_a_market() -> None:
         assert len(MARKETS) == slow.client.backlog
     (subscription,) = slow.client.subscriptions
     assert len(subscription._blocks) <= 32  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("written", [True, False], ids=["written before", "not yet written"])
+def test_who_turns_to_all_markets_meanwhile_gets_none_twice(written: bool) -> None:
+    """What it followed by name was handed to it before; the pause is in the middle of that."""
+    stage, _ = all_on_every(1)
+    user = stage.connect()
+    user.send("subscribe", channels=["top_of_book"], market_tickers=[MARKETS[0]])
+    user.hear()
+    for ticker in MARKETS:
+        stage.script.delta("yes", 4_000, 10, ticker=ticker)
+    batch = stage.reader.take_nowait()
+    assert batch is not None
+    stage.hub.deliver(batch, stage.now_us)
+    pauses = stage.hub.hand_out(1_000)
+    next(pauses)
+    heard = user.hear() if written else []
+    user.send("subscribe", channels=["top_of_book"])
+    for _ in pauses:
+        pass
+    heard += user.hear()
+
+    messages = [frame["msg"] for frame in heard if frame["type"] == "top_of_book"]
+    (state,) = [message for message in messages if message["market_ticker"] == MARKETS[0]]
+    assert "merged" not in state
+    assert 0 == stage.hub.statistics().conflated
+    # From the next round on it keeps pace with the others.
+    change_all(stage)
+    assert user.hear() != []
+    (subscription,) = user.client.subscriptions
+    change_all(stage)
+    assert len(subscription._blocks) > 0  # type: ignore[attr-defined]
+
+
+def test_a_block_does_not_hold_its_round() -> None:
+    """A client that stops reading keeps states, and not all the changes that were folded into them."""
+    stage, (slow,) = all_on_every(1)
+    for _ in range(20):
+        for ticker in MARKETS:
+            stage.script.delta("yes", 4_000, 10, ticker=ticker)
+    stage.deliver()
+    gc.collect()
+
+    assert len(MARKETS) == slow.client.backlog
+    assert [] == [held for held in gc.get_objects() if type(held) is Folded]
+
+
+def test_frames_are_shared_by_clients_with_other_ids_and_shorter_numbers() -> None:
+    """A few kinds of clients in turn put each block's frames together once a kind."""
+    made = Counter[int]()
+
+    class Counted(Latest, gc=False, frozen=True):
+        @property
+        def tail(self) -> bytes:
+            made[self.version] += 1
+            return super().tail
+
+    items = [Counted(f"KX-{number}", number, latest(b"x", number).body, 5_000, 1) for number in range(3)]
+    block = Block(items, None)
+    for _ in range(10):
+        for head in (b'{"sid":1,"seq":', b'{"sid":2,"seq":'):
+            for first in (10, 100):
+                assert block.frames(head, first, b"") is not None
+
+    assert {0: 4, 1: 4, 2: 4} == made
+
+
+def test_states_are_counted_from_another_thread() -> None:
+    """Metrics are rendered beside the server, while blocks come and go."""
+    stage, users = all_on_every(20)
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def scrape() -> None:
+        try:
+            while not done.is_set():
+                stage.hub.statistics()
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=scrape)
+    with short_switch_interval(5):
+        thread.start()
+        for _ in range(15):
+            change_all(stage)
+            for user in users:
+                while user.client.take(65_536, stage.now_us):
+                    pass
+        done.set()
+        thread.join()
+
+    assert [] == errors

@@ -125,6 +125,20 @@ class HubHistory(RuleBasedStateMachine):
         """Let the hub catch up, market by market or many at once."""
         self.stage.deliver(at_once)
 
+    @rule(who=users, channel=st.sampled_from(CHANNELS), tickers=some_markets, prefixes=some_prefixes)
+    def deliver_while_subscribing(
+        self, who: int, channel: str, tickers: list[str], prefixes: list[str]
+    ) -> None:
+        """A command comes while the newest states are handed out."""
+        batch = self.stage.reader.take_nowait()
+        if batch is not None:
+            self.stage.hub.deliver(batch, self.stage.now_us)
+        pauses = self.stage.hub.hand_out(1)
+        next(pauses, None)
+        self.subscribe(who, channel, tickers, prefixes)
+        for _ in pauses:
+            pass
+
     @rule(ticker=markets, yes=st.dictionaries(prices, st.integers(1, 500)))
     def snapshot(self, ticker: str, yes: dict[int, int]) -> None:
         """A market's book is replaced."""

@@ -60,8 +60,9 @@ class KafkaFeed:
     Reads all partitions of a topic into a store, on a thread of its own.
 
     The store becomes ready when every partition has been read up to the end that it had at the
-    start. Records that cannot be read go to quarantine; brokers that are down, a topic that is
-    missing and a refused login are states of `health`, and are tried again for ever.
+    start, and what came meanwhile; it is not while records wait for longer than `lag_limit_s`.
+    Records that cannot be read go to quarantine; brokers that are down, a topic that is missing
+    and a refused login are states of `health`, and are tried again for ever.
 
     Args:
         store: what to fill; the feed is its only writer while it runs.
@@ -180,6 +181,8 @@ class KafkaFeed:
         intake = session.intake
         last_us = intake.last_record_us
         silence = session.silence(_now_us()) if state is FeedState.LIVE else None
+        if state is FeedState.LIVE and (stall := session.stall()) is not None:
+            state, reason = FeedState.LAGGING, stall
         if silence is not None:
             reason = f"{silence}; {reason}"
         return FeedHealth(

@@ -4,9 +4,12 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, NamedTuple, final
 
-__all__ = ["LagClock"]
+__all__ = ["LagClock", "LagJudge"]
 
 _MOST_SIGHTINGS: Final = 128
+_NEAR_US: Final = 1_000_000
+_LONGEST_CALM_US: Final = 60_000_000
+_FORGIVEN_US: Final = 600_000_000
 
 
 class _Sighting(NamedTuple):
@@ -73,6 +76,58 @@ class LagClock:
         while self._sightings and _is_reached(self._sightings[0].ends, next_offsets):
             self._sightings.popleft()
         return max(now_us - self._sightings[0].seen_us, 0) if self._sightings else 0
+
+
+@final
+class LagJudge:
+    """
+    Tells whether a reader is late: from the limit on, until it has nearly nothing left to read.
+
+    Being late makes less work, because what is sent is folded and subscriptions have ended. So a machine with
+    a little too much to do would come and go, and each time all its clients. Therefore it must have kept pace
+    for a while before it is called in time again, for longer after each relapse: up to a minute.
+
+    Args:
+        limit_us: how long a record may wait, microseconds; 0 for as long as it likes.
+    """
+
+    __slots__ = ("_calm_since_us", "_calm_us", "_in_time_since_us", "_limit_us", "_needed_us", "is_late")
+
+    def __init__(self, limit_us: int) -> None:
+        self._limit_us = limit_us
+        self._calm_us = 0
+        self.is_late = limit_us > 0
+        self._needed_us = self._in_time_since_us = 0
+        self._calm_since_us: int | None = None
+
+    def begin(self) -> None:
+        """Count as late until all that came meanwhile is read: reading begins, or begins again."""
+        self.is_late = self._limit_us > 0
+        self._needed_us = 0
+        self._calm_since_us = None
+
+    def judge(self, waiting_us: int, now_us: int) -> bool:
+        """
+        Take over for how long a record waits, and tell whether the reader is late.
+
+        Args:
+            waiting_us: as from `LagClock.waiting_us`.
+            now_us: any steady time, microseconds.
+        """
+        if not self.is_late:
+            if 0 < self._limit_us < waiting_us:
+                longer_us = min(max(2 * self._calm_us, self._limit_us), _LONGEST_CALM_US)
+                is_relapse = now_us - self._in_time_since_us < _FORGIVEN_US
+                self._needed_us = self._calm_us = longer_us if is_relapse else 0
+                self.is_late, self._calm_since_us = True, None
+        elif waiting_us > min(self._limit_us // 10, _NEAR_US):
+            self._calm_since_us = None
+        else:
+            if self._calm_since_us is None:
+                self._calm_since_us = now_us
+            if now_us - self._calm_since_us >= self._needed_us:
+                self.is_late, self._in_time_since_us = False, now_us
+        return self.is_late
 
 
 def _is_reached(ends: Mapping[int, int], next_offsets: Mapping[int, int]) -> bool:

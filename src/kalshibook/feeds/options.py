@@ -88,7 +88,7 @@ class KafkaOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     lag_limit_s: int = 5
     """
     A feed that reads a record so long after it was there calls itself lagging, and the store behind,
-    until it reads in less than half of that; 0 for no limit.
+    until it has read all; after each relapse it must have kept pace for longer. 0 for no limit.
     """
 
     quarantine_file: str | None = None

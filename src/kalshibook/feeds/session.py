@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Message
 
 from kalshibook.errors import FeedError
 from kalshibook.feeds.base import FeedState
-from kalshibook.feeds.lag import LagClock
+from kalshibook.feeds.lag import LagClock, LagJudge
 from kalshibook.feeds.link import KafkaLink
 from kalshibook.feeds.options import KafkaOptions
 from kalshibook.feeds.positions import (
@@ -86,8 +86,9 @@ class ReadingSession:
         self._cut_off = False
         self._is_silent = False
         self._was_live = False
-        self._is_lagging = False
         self._lag_clock: Final = LagClock()
+        self._lag_judge: Final = LagJudge(options.lag_limit_s * 1_000_000)
+        self._looked_us = 0
         self.waiting_us = 0
         """For how long a record waits at least, microseconds."""
         self._begun_us = 0
@@ -146,12 +147,16 @@ class ReadingSession:
                 self._writer.doubt_all(reason, partition)
             self.positions.begin(start.offsets, bounds)
             self._link.assign(start.offsets)
-            self._was_live = self._is_lagging = False
+            self._was_live = False
             self.waiting_us = 0
+            self._looked_us = _steady_us()
+            self._lag_judge.begin()
             self._lag_clock.begin()
             self._lag_clock.ends_are(
-                {partition: kept.high for partition, kept in bounds.items()}, _steady_us()
+                {partition: kept.high for partition, kept in bounds.items()}, self._looked_us
             )
+            if self.positions.caught_up:
+                self._lag_judge.judge(0, self._looked_us)
             self._begun_us = _now_us()
             self._note = f"reading {len(bounds)} partitions of {self._options.topic!r} {start.note}"
             self._judge()
@@ -270,10 +275,17 @@ class ReadingSession:
         if self._link.watch.vanished:
             self._begin_again(FeedState.CONNECTING, f"topic {self._options.topic!r} has vanished")
             return
-        ends, now_us = self._link.watch.ends, _steady_us()
+        ends, before_us, now_us = self._link.watch.ends, self._looked_us, _steady_us()
+        self._looked_us = now_us
+        if 0 < self._options.lag_limit_s * 1_000_000 < now_us - before_us:
+            # This thread, or the whole process, stood still: how much has come meanwhile is to be asked.
+            self._resume()
+            return
         self.positions.ends_at(ends)
         self._lag_clock.ends_are(ends, now_us)
         self.waiting_us = self._lag_clock.waiting_us(self.positions.next_offsets, now_us)
+        if self.positions.caught_up:
+            self._lag_judge.judge(self.waiting_us, now_us)
         for partition in self._link.watch.known_partitions - self.positions.next_offsets.keys():
             self.positions.add(partition)
             self._link.add(partition)
@@ -311,23 +323,24 @@ class ReadingSession:
                 self._is_silent = False
                 self._resume()
                 return
-            lag = self._lag() if caught_up else None
-            if lag is not None and self._was_live:
+            limit_s = self._options.lag_limit_s
+            lag = f"records are read more than {limit_s} s after they came"
+            if caught_up and self._lag_judge.is_late and self._was_live:
                 self._writer.set_ready(False, lag)
                 self._show(FeedState.LAGGING, lag)
                 return
             # What has come while much was read is a part of catching up.
-            self._was_live = caught_up and lag is None
+            self._was_live = caught_up and not self._lag_judge.is_late
             self._writer.set_ready(self._was_live)
-            self._show(FeedState.LIVE if self._was_live else FeedState.CATCHING_UP, self._note)
+            note = self._note if self._was_live or not caught_up else f"{self._note}, and what came meanwhile"
+            self._show(FeedState.LIVE if self._was_live else FeedState.CATCHING_UP, note)
 
-    def _lag(self) -> str | None:
-        """Return what to say of records that wait for too long, or None."""
-        limit_s = self._options.lag_limit_s
-        # Not so near the limit that it comes and goes: each time subscriptions end and begin.
-        enough_us = limit_s * (500_000 if self._is_lagging else 1_000_000)
-        self._is_lagging = 0 < enough_us < self.waiting_us
-        return f"records are read more than {limit_s} s after they came" if self._is_lagging else None
+    def stall(self) -> str | None:
+        """Return what to say of a thread that has not run for longer than a record may wait, or None."""
+        limit_us = self._options.lag_limit_s * 1_000_000
+        if not 0 < limit_us < _steady_us() - self._looked_us:
+            return None
+        return f"the feed's thread has not run for more than {self._options.lag_limit_s} s"
 
     def silence(self, now_us: int) -> str | None:
         """

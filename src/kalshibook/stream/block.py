@@ -16,6 +16,9 @@ __all__ = ["Block"]
 # Stands for the time of sending until that is known. Not to be found elsewhere: JSON escapes a zero byte.
 _STAMP: Final = b"\0stamp"
 
+_MOST_TEMPLATES: Final = 8
+"""Of one block: for clients that subscribed in another order, or began at another time."""
+
 
 @final
 class Block:
@@ -27,7 +30,7 @@ class Block:
         round_: what they are handed out in; no market comes twice in one.
     """
 
-    __slots__ = ("_filled", "_key", "_stamp", "_template", "first_version", "items", "replaced", "round")
+    __slots__ = ("_templates", "first_version", "items", "replaced", "round")
 
     def __init__(self, items: Sequence[Latest], round_: object) -> None:
         self.items = [item.whole for item in items]
@@ -37,8 +40,7 @@ class Block:
         """Of the oldest change in it: whoever has followed all markets since before takes all of it."""
         self.replaced = sum(item.replaced for item in items)
         """How many changes were replaced by newer ones before anybody was handed them."""
-        self._key: tuple[bytes, int, int] | None = None
-        self._template = self._stamp = self._filled = b""
+        self._templates: dict[tuple[bytes, int, int], _Template] = {}
 
     def frames(self, head: bytes, first: int | None, stamp: bytes) -> bytes | None:
         """
@@ -58,12 +60,12 @@ class Block:
             return None
         # Clients with the same subscriptions differ in little else than their numbers.
         key = (head, digits, len(stamp))
-        if self._key != key:
-            self._key, self._stamp = key, b""
-            self._template = self._put_together(*key)
-        if self._stamp != stamp:
-            self._stamp, self._filled = stamp, self._template.replace(_STAMP, stamp)
-        return self._filled % (() if first is None else tuple(range(first, first + count)))
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) == _MOST_TEMPLATES:
+                self._templates.clear()
+            template = self._templates[key] = _Template(self._put_together(*key))
+        return template.at(stamp) % (() if first is None else tuple(range(first, first + count)))
 
     def _put_together(self, head: bytes, digits: int, stamp_length: int) -> bytes:
         before = len(head) + digits + stamp_length
@@ -74,3 +76,21 @@ class Block:
             # The length of a frame may be a percent sign too.
             parts += (frame_header(before + len(tail)).replace(b"%", b"%%"), hole, tail.replace(b"%", b"%%"))
         return b"".join(parts)
+
+
+@final
+class _Template:
+    """Frames with holes for their numbers, and for the time of sending, which is filled once for all."""
+
+    __slots__ = ("_filled", "_frames", "_stamp")
+
+    def __init__(self, frames: bytes) -> None:
+        self._frames = frames
+        self._stamp: bytes | None = None
+        self._filled = b""
+
+    def at(self, stamp: bytes) -> bytes:
+        """Return them with the time of sending filled in."""
+        if self._stamp != stamp:
+            self._stamp, self._filled = stamp, self._frames.replace(_STAMP, stamp)
+        return self._filled

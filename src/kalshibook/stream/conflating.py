@@ -63,7 +63,9 @@ class ConflatingSubscription(Subscription[Latest]):
     @property
     def backlog(self) -> int:
         """How many markets wait; the first states of all markets, or of a prefix, count as one."""
-        return len(self._pending) + len(self._sweeps) + sum(len(block.items) for block in self._blocks)
+        # Copied at once: metrics ask on a thread of their own.
+        blocks = [*self._blocks]
+        return len(self._pending) + len(self._sweeps) + sum(len(block.items) for block in blocks)
 
     def push(self, item: Latest) -> None:
         """Take a market's new state; it replaces one that waits, which keeps its place."""
@@ -85,23 +87,37 @@ class ConflatingSubscription(Subscription[Latest]):
             self._counters.conflated += 1
         self._wake()
 
-    def push_block(self, block: Block) -> bool:
-        """Take new states of several markets as they are, if it keeps pace; else each is to be pushed."""
-        blocks = self._blocks
-        keeps_pace = not (self._pending or self._sweeps or self._floors) and block.first_version > self._floor
-        if not keeps_pace or (blocks and (blocks[0].round is not block.round or len(blocks) == _MOST_BLOCKS)):
-            return False
-        self._counters.conflated += block.replaced
-        blocks.append(block)
-        self._wake()
-        return True
+    def push_all(self, items: Sequence[Latest], block: Block) -> int:
+        """
+        Take new states of several markets; for a subscription to every market.
 
-    def _unpack(self) -> None:
-        """Let the markets of blocks wait one by one, so that newer states can replace them."""
+        Args:
+            items: as for `push`.
+            block: the same, to be shared by those who keep pace.
+
+        Returns:
+            How many states were handled one by one; 0 where the block is shared.
+        """
+        blocks = self._blocks
+        # Markets that were followed before all others were have older floors than this one.
+        keeps_pace = not (self._pending or self._sweeps) and block.first_version > self._floor
+        if keeps_pace and (not blocks or (blocks[0].round is block.round and len(blocks) < _MOST_BLOCKS)):
+            self._counters.conflated += block.replaced
+            blocks.append(block)
+            self._wake()
+            return 0
+        unpacked = self._unpack()
+        for item in items:
+            self.push(item)
+        return unpacked + len(items)
+
+    def _unpack(self) -> int:
+        """Let the markets of blocks wait one by one, for newer states to replace them; return how many."""
         blocks, self._blocks = self._blocks, deque()
         for block in blocks:
             for item in block.items:
                 self._pending[item.ticker] = item
+        return sum(len(block.items) for block in blocks)
 
     def write(self, writer: FrameWriter) -> bool:
         """Write states, longest waiting first."""

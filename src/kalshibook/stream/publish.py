@@ -137,6 +137,7 @@ class _NewestStates:
         held, self._held = self._held, {}
         items: list[Latest] = []
         handed = done = 0
+        round_ = object()
         for ticker, state in held.items():
             # Asked again: while others were handed out, clients may have come or gone.
             found = self._routes.select(ticker)
@@ -147,28 +148,25 @@ class _NewestStates:
             handed += len(found)
             done += len(found) + _COST_OF_A_MARKET
             if done >= at_once or len(items) == _MARKETS_A_BLOCK:
-                yield handed
-                yield from self._hand_to_every(items, held, at_once)
+                yield from self._hand_to_every(items, round_, handed, at_once)
                 items, handed, done = [], 0, 0
         if items:
-            yield handed
-            yield from self._hand_to_every(items, held, at_once)
+            yield from self._hand_to_every(items, round_, handed, at_once)
 
-    def _hand_to_every(self, items: list[Latest], round_: object, at_once: int) -> Iterator[int]:
-        if not self._routes.every:
+    def _hand_to_every(self, items: list[Latest], round_: object, handed: int, at_once: int) -> Iterator[int]:
+        # Listed before the first pause. Who turns to all markets in it has been handed those that it followed
+        # before, and begins with newer states of the others.
+        every = [*self._routes.every]
+        yield handed
+        if not every:
             return
         block = Block(items, round_)
         handed = done = 0
-        for subscription in [*self._routes.every]:
-            # Not of who has left meanwhile. Who has come meanwhile began with newer states.
+        for subscription in every:
             if not subscription.selection.every:
-                continue
+                continue  # it has left meanwhile
             handed += len(items)
-            done += 1
-            if not subscription.push_block(block):
-                for item in items:
-                    subscription.push(item)
-                done += len(items)
+            done += 1 + subscription.push_all(items, block)
             if done >= at_once:
                 yield handed
                 handed = done = 0
