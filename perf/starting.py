@@ -12,7 +12,7 @@ from perf.stage import per_unit_us, staged
 __all__ = ["start_from_topic"]
 
 _MARKETS: Final = 1_000_000
-_CHANGES: Final = 300_000
+_CHANGES: Final = 150_000
 _QUICK: Final = 5_000
 _PARTITIONS: Final = 16
 _LIMIT: Final = 0.5

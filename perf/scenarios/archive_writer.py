@@ -38,7 +38,7 @@ __all__ = ["run"]
 _BATCH: Final = 1_000
 _RATE: Final = 6_000
 _MARKETS: Final = 5_000
-_ROUNDS: Final = 3
+_ROUNDS: Final = 2
 _DELTAS: Final = TABLES["orderbook_deltas"]
 
 

@@ -8,7 +8,8 @@ from perf.result import Check, Goal, Measurement, ScenarioResult, Table
 
 __all__ = ["run", "synced"]
 
-_SIZES: Final = (10_000, 1_000_000)
+_SIZES: Final = (10_000, 300_000)
+_SOAK: Final = (*_SIZES, 1_000_000)
 _QUICK: Final = (2_000, 20_000)
 _MOVING: Final = 100
 _COLUMNS: Final = (
@@ -24,7 +25,7 @@ _COLUMNS: Final = (
 
 def run(context: Context) -> ScenarioResult:
     """Sync each number of markets, in a process of its own."""
-    sizes = _QUICK if context.quick else _SIZES
+    sizes = _QUICK if context.quick else _SOAK if context.soak else _SIZES
     found = [synced(context, size) for size in sizes]
     many, largest = found[-1], f"{sizes[-1]:,}"
     return ScenarioResult(

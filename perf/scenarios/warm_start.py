@@ -13,7 +13,7 @@ from perf.result import Check, Goal, Measurement, ScenarioResult, Table
 
 __all__ = ["run"]
 
-_MARKETS: Final = 300_000
+_MARKETS: Final = 200_000
 _QUICK: Final = 20_000
 _PARTITIONS: Final = 64
 """Of the embedded broker, which keeps 5 MiB of each."""

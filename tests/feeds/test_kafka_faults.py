@@ -245,7 +245,8 @@ def test_a_feed_that_is_late_is_behind_until_it_keeps_pace(
         reader.take_nowait()  # or it would not be called again
         keeps_pace.wait(0.05)
 
-    options = options_for(broker, lag_limit_s=1, batch_records=1)
+    # Longer than a busy machine keeps a thread waiting, which would be a stall and another matter.
+    options = options_for(broker, lag_limit_s=3, batch_records=1)
     with store.changes(wake=wake) as reader, KafkaFeed(store, options) as feed:
         assert feed.wait_ready(TIMEOUT_S)
         gatherer.deltas(500)
@@ -259,8 +260,8 @@ def test_a_feed_that_is_late_is_behind_until_it_keeps_pace(
         reasons = [found.detail for found in store.incidents.recent() if "lagging" in found.detail]
 
     assert (FeedState.LAGGING, False) == (health.state, health.ok)
-    assert health.waiting_us > 1_000_000
-    assert "records are read more than 1 s after they came" == behind == health.reason
+    assert health.waiting_us > 3_000_000
+    assert "records are read more than 3 s after they came" == behind == health.reason
     assert 1 == len(reasons)
     assert gatherer.books == books_of(store.cut())
 
