@@ -95,16 +95,14 @@ class LagJudge:
 
     def __init__(self, limit_us: int) -> None:
         self._limit_us = limit_us
-        self._calm_us = 0
-        self.is_late = limit_us > 0
-        self._needed_us = self._in_time_since_us = 0
-        self._calm_since_us: int | None = None
+        self._calm_us = self._in_time_since_us = 0
+        self.begin()
 
     def begin(self) -> None:
         """Count as late until all that came meanwhile is read: reading begins, or begins again."""
         self.is_late = self._limit_us > 0
         self._needed_us = 0
-        self._calm_since_us = None
+        self._calm_since_us: int | None = None
 
     def judge(self, waiting_us: int, now_us: int) -> bool:
         """

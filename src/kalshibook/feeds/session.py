@@ -87,7 +87,8 @@ class ReadingSession:
         self._is_silent = False
         self._was_live = False
         self._lag_clock: Final = LagClock()
-        self._lag_judge: Final = LagJudge(options.lag_limit_s * 1_000_000)
+        self._lag_limit_us: Final = options.lag_limit_s * 1_000_000
+        self._lag_judge: Final = LagJudge(self._lag_limit_us)
         self._looked_us = 0
         self.waiting_us = 0
         """For how long a record waits at least, microseconds."""
@@ -275,12 +276,12 @@ class ReadingSession:
         if self._link.watch.vanished:
             self._begin_again(FeedState.CONNECTING, f"topic {self._options.topic!r} has vanished")
             return
-        ends, before_us, now_us = self._link.watch.ends, self._looked_us, _steady_us()
-        self._looked_us = now_us
-        if 0 < self._options.lag_limit_s * 1_000_000 < now_us - before_us:
-            # This thread, or the whole process, stood still: how much has come meanwhile is to be asked.
+        ends, now_us = self._link.watch.ends, _steady_us()
+        if self._has_stalled(now_us):
+            # How much has come meanwhile is to be asked.
             self._resume()
             return
+        self._looked_us = now_us
         self.positions.ends_at(ends)
         self._lag_clock.ends_are(ends, now_us)
         self.waiting_us = self._lag_clock.waiting_us(self.positions.next_offsets, now_us)
@@ -323,9 +324,8 @@ class ReadingSession:
                 self._is_silent = False
                 self._resume()
                 return
-            limit_s = self._options.lag_limit_s
-            lag = f"records are read more than {limit_s} s after they came"
             if caught_up and self._lag_judge.is_late and self._was_live:
+                lag = f"records are read more than {self._options.lag_limit_s} s after they came"
                 self._writer.set_ready(False, lag)
                 self._show(FeedState.LAGGING, lag)
                 return
@@ -337,10 +337,12 @@ class ReadingSession:
 
     def stall(self) -> str | None:
         """Return what to say of a thread that has not run for longer than a record may wait, or None."""
-        limit_us = self._options.lag_limit_s * 1_000_000
-        if not 0 < limit_us < _steady_us() - self._looked_us:
+        if not self._has_stalled(_steady_us()):
             return None
         return f"the feed's thread has not run for more than {self._options.lag_limit_s} s"
+
+    def _has_stalled(self, now_us: int) -> bool:
+        return 0 < self._lag_limit_us < now_us - self._looked_us
 
     def silence(self, now_us: int) -> str | None:
         """

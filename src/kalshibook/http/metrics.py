@@ -126,7 +126,9 @@ def _of_sources(sources: Sequence[SourceStatistics]) -> Iterator[Metric]:
 def _of_feeds(context: Context) -> Iterator[Metric]:
     feeds = context.feeds()
     ok = [(feed.name, feed.ok) for feed in feeds]
-    yield labelled(GaugeMetricFamily, "feed_ok", "1 when caught up, connected and not silent.", "feed", ok)
+    yield labelled(
+        GaugeMetricFamily, "feed_ok", "1 when caught up, in time, connected and not silent.", "feed", ok
+    )
     state = GaugeMetricFamily(
         "kalshibook_feed_state", "1 for the state that the feed is in.", labels=["feed", "state"]
     )
